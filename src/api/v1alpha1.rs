@@ -1,0 +1,63 @@
+//! Version `v1alpha1`: one file a kind.
+
+mod agent_identity;
+mod agent_policy;
+mod agent_task;
+mod task_scope;
+
+pub use agent_identity::{ActsFor, AgentIdentity, AgentIdentitySpec, AgentIdentityStatus};
+pub use agent_policy::{
+    AgentPolicy, AgentPolicySpec, AllowedSecretKey, ClusterAgentPolicy, ClusterAgentPolicySpec, Guardrails, Mode, Profile,
+    Workloads,
+};
+pub use agent_task::{
+    AcceptedRisk, AgentTask, AgentTaskSpec, AgentTaskStatus, End, EndReason, Grant, IssuedCredential, Narrowing, Person, Phase,
+    Requester,
+};
+pub use task_scope::{Credential, KubernetesGrant, SecretKey, ServiceAccountToken, Subject, TaskScope, TaskScopeSpec};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt as _;
+
+/// Every CustomResourceDefinition of Mandate, in the order of their names.
+#[must_use]
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut all = vec![AgentIdentity::crd(), AgentPolicy::crd(), AgentTask::crd(), ClusterAgentPolicy::crd(), TaskScope::crd()];
+    all.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_definition_stays_under_50_kb() {
+        for crd in crds() {
+            let bytes = serde_json::to_vec(&crd).unwrap().len();
+            assert!(bytes < 50_000, "{:?} has {bytes} bytes", crd.metadata.name);
+        }
+    }
+
+    #[test]
+    fn every_field_a_person_writes_is_documented() {
+        fn walk(at: &str, schema: &serde_json::Value, bare: &mut Vec<String>) {
+            for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+                let path = format!("{at}.{name}");
+                if property["description"].as_str().is_none_or(str::is_empty) {
+                    bare.push(path.clone());
+                }
+                walk(&path, property, bare);
+                walk(&format!("{path}[]"), &property["items"], bare);
+            }
+        }
+        let mut bare = vec![];
+        for crd in crds() {
+            let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();
+            let kind = &crd.spec.names.kind;
+            walk(&format!("{kind}.spec"), &schema["openAPIV3Schema"]["properties"]["spec"], &mut bare);
+            walk(&format!("{kind}.status"), &schema["openAPIV3Schema"]["properties"]["status"], &mut bare);
+        }
+        assert!(bare.is_empty(), "without a description: {bare:#?}");
+    }
+}

@@ -1,0 +1,157 @@
+//! `AgentPolicy` and `ClusterAgentPolicy`: guardrails. They restrict; they never grant.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::value::{Duration, Owner};
+
+/// Guardrails for the agents and pods of one namespace.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "mandate.dev",
+    version = "v1alpha1",
+    kind = "AgentPolicy",
+    plural = "agentpolicies",
+    namespaced,
+    doc = "Guardrails for the agents and pods of one namespace. A policy restricts and never grants; where several apply, each of them holds.",
+    derive = "PartialEq",
+    shortname = "apol",
+    category = "mandate",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(name = "Profile", type_ = "string", json_path = ".spec.workloads.profile"),
+    printcolumn(name = "Team", type_ = "string", json_path = ".spec.owner.team"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentPolicySpec {
+    /// The guardrails.
+    #[serde(flatten)]
+    pub guardrails: Guardrails,
+}
+
+/// Guardrails for the agents and pods of several namespaces, or of all guarded ones.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "mandate.dev",
+    version = "v1alpha1",
+    kind = "ClusterAgentPolicy",
+    plural = "clusteragentpolicies",
+    doc = "Guardrails for the agents and pods of several namespaces, or of all that Mandate guards. Where one applies, it takes the place of the built-in policy (profile baseline, enforced).",
+    derive = "PartialEq",
+    shortname = "capol",
+    category = "mandate",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(name = "Profile", type_ = "string", json_path = ".spec.workloads.profile"),
+    printcolumn(name = "Namespaces", type_ = "string", json_path = ".spec.namespaces"),
+    printcolumn(name = "Team", type_ = "string", json_path = ".spec.owner.team"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterAgentPolicySpec {
+    /// Namespaces it holds in, by name. None named (the default) means every guarded
+    /// namespace. Example: `["finance", "research"]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
+    pub namespaces: Vec<String>,
+    /// The guardrails.
+    #[serde(flatten)]
+    pub guardrails: Guardrails,
+    /// Static secrets that scopes may hand to a task as `secretKey` credentials. Each is an
+    /// accepted risk that this policy's owner answers for. None by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub allow_secret_keys: Vec<AllowedSecretKey>,
+}
+
+impl ClusterAgentPolicySpec {
+    /// Whether the policy holds in a namespace.
+    #[must_use]
+    pub fn holds_in(&self, namespace: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.iter().any(|name| name == namespace)
+    }
+}
+
+/// What a policy asks for, in one namespace or in many.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Guardrails {
+    /// Who answers for the policy.
+    pub owner: Owner,
+    /// What happens where it is broken: `enforce` (default) refuses, `warn` lets pass with a
+    /// warning to the author, `audit` lets pass and records it in the audit log.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Controls it documents, as their frameworks write them. It changes nothing that is
+    /// decided. Example: `["OWASP-NHI-07", "NIST-AI-RMF-GOVERN-1.4"]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 64)))]
+    pub controls: Vec<String>,
+    /// What pods may hold. Left out, the policy says nothing about pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<Workloads>,
+}
+
+/// What pods may hold.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Workloads {
+    /// `baseline` (default) refuses references to Secrets, legacy tokens and lives that are
+    /// too long, and warns about the rest; `restricted` refuses every finding.
+    #[serde(default)]
+    pub profile: Profile,
+    /// Longest life of a token or certificate projected into a pod, `10m` to `24h`.
+    /// Default `1h`.
+    #[serde(rename = "maxTokenTTL", default = "one_hour")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10m') && duration(self) <= duration('24h')").message("maxTokenTTL must lie between `10m` (the API server issues nothing shorter) and `24h`"))]
+    pub max_token_ttl: Duration,
+}
+
+impl Workloads {
+    /// What holds in a guarded namespace that no ClusterAgentPolicy speaks of.
+    pub const BUILT_IN: Self = Self { profile: Profile::Baseline, max_token_ttl: Duration::from_secs(3600) };
+}
+
+fn one_hour() -> Duration {
+    Duration::from_secs(3600)
+}
+
+/// What happens where a policy is broken.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// Let pass and record.
+    Audit,
+    /// Let pass and warn the author.
+    Warn,
+    /// Refuse.
+    #[default]
+    Enforce,
+}
+
+/// How much is refused.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Profile {
+    /// References to Secrets, legacy tokens, lives that are too long.
+    #[default]
+    Baseline,
+    /// Every finding.
+    Restricted,
+}
+
+/// One Secret, some of whose keys scopes may name in `secretKey` credentials.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AllowedSecretKey {
+    /// Name of the Secret, in each namespace the policy holds in.
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_name: String,
+    /// Keys of the Secret that may be copied.
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 253)))]
+    pub keys: Vec<String>,
+    /// Why nothing better than a static secret will do. Example: `the CRM takes API keys
+    /// only until its OIDC release in March`.
+    #[schemars(length(min = 1, max = 512))]
+    pub reason: String,
+}

@@ -1,0 +1,11 @@
+//! Values that cannot hold a bad value: parsed once, at the rim, then trusted.
+
+mod condition;
+mod duration;
+mod owner;
+mod rule;
+
+pub use condition::{Condition, Conditions};
+pub use duration::{Duration, ParseDurationError};
+pub use owner::Owner;
+pub use rule::{KubernetesRule, Permission, TooManyPermissions, covers, permissions};

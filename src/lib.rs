@@ -1,0 +1,3 @@
+//! Mandate: authority for AI agents on Kubernetes.
+#![doc = ""]
+pub mod api;
