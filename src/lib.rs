@@ -1,3 +1,6 @@
-//! Mandate: authority for AI agents on Kubernetes.
-#![doc = ""]
+//! Mandate: authority for AI agents on Kubernetes that is asked for, bounded, watched and
+//! taken back.
 pub mod api;
+pub mod clock;
+pub mod cluster;
+pub mod decide;

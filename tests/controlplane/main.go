@@ -7,6 +7,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -20,6 +21,9 @@ import (
 )
 
 func main() {
+	if os.Getenv("CONTROLPLANE_EXIT_WITH_STDIN") == "1" {
+		go exitWithStdin()
+	}
 	switch name := filepath.Base(os.Args[0]); name {
 	case "etcd":
 		etcdmain.Main(os.Args)
@@ -30,5 +34,19 @@ func main() {
 	default:
 		fmt.Fprintf(os.Stderr, "controlplane: call me etcd, kube-apiserver or kube-controller-manager, not %q\n", name)
 		os.Exit(2)
+	}
+}
+
+// exitWithStdin ends this process when standard input closes. The starter holds
+// the other end of that pipe, and the kernel closes it however the starter dies,
+// kill -9 included: a test run leaves nothing behind. A starter that wants the
+// control plane to outlive it writes "keep" first.
+//
+// The end is abrupt on purpose. What the API server does on SIGTERM is drain, which
+// without its etcd is a minute of retries, and nothing here is worth saving.
+func exitWithStdin() {
+	word, _ := io.ReadAll(io.LimitReader(os.Stdin, 64))
+	if string(word) != "keep\n" {
+		os.Exit(1)
 	}
 }

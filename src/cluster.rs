@@ -1,0 +1,12 @@
+//! The only part that speaks to a Kubernetes API server.
+//!
+//! It carries out what [`decide`](crate::decide) has planned and brings back what is there;
+//! it decides nothing. Token bytes exist only here, on their way from the API server into
+//! a task's Secret.
+
+pub mod apply;
+pub mod ask;
+pub mod connect;
+pub mod event;
+pub mod observe;
+pub mod token;

@@ -1,0 +1,401 @@
+//! Carries out the steps of a plan, in their order.
+//!
+//! Guarantees: an object that does not belong to the task, by the UID in its owner
+//! reference, is never changed and never deleted. The API server itself checks that, in
+//! the same request as the write: a JSON Patch `test` before a change, a UID precondition
+//! before a deletion. So it holds without reading Secrets, which the controller may not.
+//!
+//! Every step may be done again after a crash at any point, with the same result.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use base64::Engine as _;
+use futures::future::{join_all, try_join_all};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource, ResourceExt as _};
+use secrecy::{ExposeSecret as _, SecretBox, SecretString};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tracing::warn;
+
+use super::token::{self, TokenError};
+use crate::api::{AgentIdentity, AgentTask, IssuedCredential, KubernetesRule, SecretKey, names};
+use crate::decide::check::{Because, Reason};
+use crate::decide::grant::{Fill, Object, Step};
+
+/// Why a step could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The answer is no, and asking again will not change it.
+    #[error("{}", .0.message)]
+    Refused(Because),
+    /// Something failed that may work the next time.
+    #[error("{doing}")]
+    Failed {
+        /// What was tried.
+        doing: &'static str,
+        /// Cause.
+        source: Box<kube::Error>,
+    },
+    /// No token was issued.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// A Secret to copy from lacks the key.
+    #[error("Secret `{secret}` has no key `{key}`")]
+    NoKey {
+        /// The Secret.
+        secret: String,
+        /// The key.
+        key: String,
+    },
+}
+
+impl ApplyError {
+    fn failed(doing: &'static str) -> impl FnOnce(kube::Error) -> Self {
+        move |source| Self::Failed { doing, source: Box::new(source) }
+    }
+
+    /// A fixed word for metrics.
+    #[must_use]
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Refused(because) => because.reason.as_str(),
+            Self::Failed { .. } => "api",
+            Self::Token(_) => "token",
+            Self::NoKey { .. } => "key",
+        }
+    }
+}
+
+/// The task for which steps are carried out.
+pub struct Work<'a> {
+    client: &'a Client,
+    task: &'a AgentTask,
+    namespace: String,
+    owns: String,
+    owner: OwnerReference,
+}
+
+impl<'a> Work<'a> {
+    /// Work for one task.
+    #[must_use]
+    pub fn new(client: &'a Client, task: &'a AgentTask) -> Self {
+        let owner = owner_reference(task);
+        Self { client, task, namespace: task.namespace().unwrap_or_default(), owns: names::of_task(&task.name_any(), &owner.uid), owner }
+    }
+
+    /// Carries out steps in their order and gives back what was issued.
+    ///
+    /// # Errors
+    /// The first [`ApplyError`]; steps after it are not tried.
+    pub async fn carry_out(&self, steps: &[Step], now: Timestamp) -> Result<Vec<IssuedCredential>, ApplyError> {
+        let mut issued = vec![];
+        let mut secret_uid = None;
+        let mut steps = steps.iter().peekable();
+        while let Some(step) = steps.next() {
+            match step {
+                Step::EnsureRole(rules) => self.role(rules).await?,
+                Step::EnsureServiceAccount => self.service_account().await?,
+                Step::EnsureBinding => self.binding().await?,
+                Step::EnsureSecret => secret_uid = Some(self.secret().await?),
+                // INVARIANT: a plan puts EnsureSecret before Fill; without it there is
+                // nothing to bind tokens to, and nothing is issued.
+                Step::Fill(fill) => match &secret_uid {
+                    Some(uid) => issued = self.fill(fill, uid, now).await?,
+                    None => warn!("a plan fills a secret that it did not ensure"),
+                },
+                Step::Take(Object::Binding) => self.take::<RoleBinding>("taking the RoleBinding back").await?,
+                // The binding is gone: what is left can go in any order.
+                Step::Take(first) => {
+                    let mut rest = vec![*first];
+                    while let Some(Step::Take(next)) = steps.peek() {
+                        rest.push(*next);
+                        steps.next();
+                    }
+                    join_all(rest.into_iter().map(|object| self.take_one(object))).await.into_iter().collect::<Result<(), _>>()?;
+                }
+                Step::Release => self.release().await?,
+                Step::Forget => self.forget().await?,
+            }
+        }
+        Ok(issued)
+    }
+
+    fn meta(&self) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(self.owns.clone()),
+            namespace: Some(self.namespace.clone()),
+            owner_references: Some(vec![self.owner.clone()]),
+            labels: Some(labels([(names::TASK_LABEL, self.task.name_any())])),
+            ..ObjectMeta::default()
+        }
+    }
+
+    async fn role(&self, rules: &[KubernetesRule]) -> Result<(), ApplyError> {
+        let rules: Vec<PolicyRule> = rules.iter().map(PolicyRule::from).collect();
+        let role = Role { metadata: self.meta(), rules: Some(rules.clone()) };
+        ensure(self.client, &role, &self.owner, &[json!({"op": "add", "path": "/rules", "value": rules})], "making the Role").await?;
+        Ok(())
+    }
+
+    async fn service_account(&self) -> Result<(), ApplyError> {
+        let account = ServiceAccount { metadata: self.meta(), automount_service_account_token: Some(false), ..ServiceAccount::default() };
+        let keep = [json!({"op": "add", "path": "/automountServiceAccountToken", "value": false})];
+        ensure(self.client, &account, &self.owner, &keep, "making the ServiceAccount").await?;
+        Ok(())
+    }
+
+    async fn binding(&self) -> Result<(), ApplyError> {
+        let subjects = vec![Subject {
+            kind: "ServiceAccount".into(),
+            name: self.owns.clone(),
+            namespace: Some(self.namespace.clone()),
+            ..Subject::default()
+        }];
+        let binding = RoleBinding {
+            metadata: self.meta(),
+            role_ref: RoleRef { api_group: Some("rbac.authorization.k8s.io".into()), kind: "Role".into(), name: self.owns.clone() },
+            subjects: Some(subjects.clone()),
+        };
+        ensure(self.client, &binding, &self.owner, &[json!({"op": "add", "path": "/subjects", "value": subjects})], "making the RoleBinding").await?;
+        Ok(())
+    }
+
+    /// The Secret, and its UID.
+    async fn secret(&self) -> Result<String, ApplyError> {
+        let secret = Secret { metadata: self.meta(), type_: Some(names::SECRET_TYPE.into()), ..Secret::default() };
+        ensure(self.client, &secret, &self.owner, &[], "making the Secret").await
+    }
+
+    async fn fill(&self, fill: &Fill, secret_uid: &str, now: Timestamp) -> Result<Vec<IssuedCredential>, ApplyError> {
+        let minted = try_join_all(fill.mint.iter().map(|mint| async move {
+            let minted = token::mint(self.client, &self.namespace, &self.owns, &self.task.spec.agent, secret_uid, mint).await?;
+            Ok::<_, ApplyError>((mint, minted))
+        }));
+        let copied = try_join_all(fill.copy.iter().map(|(name, key)| async move { Ok::<_, ApplyError>((name, self.copy(key).await?)) }));
+        let (minted, copied) = futures::future::try_join(minted, copied).await?;
+        let mut data: BTreeMap<&str, SecretString> = BTreeMap::new();
+        let mut issued = vec![];
+        for (mint, minted) in minted {
+            data.insert(&mint.name, encode(minted.token.expose_secret().as_bytes()));
+            issued.push(IssuedCredential {
+                name: mint.name.clone(),
+                audience: mint.audience.clone(),
+                token_id: minted.id,
+                issued_at: Time(now),
+                expires_at: Some(Time(minted.expires_at)),
+            });
+        }
+        for (name, value) in copied {
+            data.insert(name, encode(value.expose_secret()));
+            issued.push(IssuedCredential { name: name.clone(), audience: None, token_id: None, issued_at: Time(now), expires_at: None });
+        }
+        let data: BTreeMap<&str, &str> = data.iter().map(|(name, value)| (*name, value.expose_secret())).collect();
+        let write = json!({"op": "add", "path": "/data", "value": data});
+        change::<Secret>(self.client, &self.namespace, &self.owns, &self.owner, &[write]).await.map_err(|error| refusal(error, &self.owns, "writing the credentials"))?;
+        Ok(issued)
+    }
+
+    /// The value of one key of a Secret that a ClusterAgentPolicy lets be copied.
+    async fn copy(&self, key: &SecretKey) -> Result<SecretBox<Vec<u8>>, ApplyError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let mut secret = api.get(&key.secret_name).await.map_err(|error| match &error {
+            kube::Error::Api(status) if status.is_forbidden() => ApplyError::Refused(Because::new(
+                Reason::SecretKeyNotAllowed,
+                format!("Mandate may not read Secret `{}`; a cluster administrator can name it in secretKeys of the installation", key.secret_name),
+            )),
+            _ => ApplyError::failed("reading the Secret to copy from")(error),
+        })?;
+        let value = secret.data.as_mut().and_then(|data| data.remove(&key.key));
+        value.map(|bytes| SecretBox::new(Box::new(bytes.0))).ok_or_else(|| ApplyError::NoKey { secret: key.secret_name.clone(), key: key.key.clone() })
+    }
+
+    async fn take_one(&self, object: Object) -> Result<(), ApplyError> {
+        match object {
+            Object::Binding => self.take::<RoleBinding>("taking the RoleBinding back").await,
+            Object::Role => self.take::<Role>("taking the Role back").await,
+            Object::ServiceAccount => self.take::<ServiceAccount>("taking the ServiceAccount back").await,
+            Object::Secret => self.take_secret().await,
+        }
+    }
+
+    /// Deletes an object of the task's name, where it is the task's.
+    async fn take<K>(&self, doing: &'static str) -> Result<(), ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        let Some(found) = api.get_metadata_opt(&self.owns).await.map_err(ApplyError::failed(doing))? else { return Ok(()) };
+        if !belongs(&found.metadata, &self.owner) {
+            warn!(namespace = self.namespace, name = self.owns, "an object with the name of a task's is not the task's, and stays");
+            return Ok(());
+        }
+        delete(&api, &self.owns, found.metadata.uid, doing).await
+    }
+
+    /// The Secret may not be read; a change of nothing, guarded by its owner, tells its UID.
+    async fn take_secret(&self) -> Result<(), ApplyError> {
+        const DOING: &str = "taking the Secret back";
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        match change::<Secret>(self.client, &self.namespace, &self.owns, &self.owner, &[]).await {
+            Ok(uid) => delete(&api, &self.owns, Some(uid), DOING).await,
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_invalid() => {
+                warn!(namespace = self.namespace, name = self.owns, "a secret with the name of a task's is not the task's, and stays");
+                Ok(())
+            }
+            Err(error) => Err(ApplyError::failed(DOING)(error)),
+        }
+    }
+
+    /// Takes the finalizer off the task.
+    async fn release(&self) -> Result<(), ApplyError> {
+        let Some(place) = self.task.finalizers().iter().position(|finalizer| finalizer == names::FINALIZER) else { return Ok(()) };
+        let path = format!("/metadata/finalizers/{place}");
+        let patch = [json!({"op": "test", "path": path, "value": names::FINALIZER}), json!({"op": "remove", "path": path})];
+        let api: Api<AgentTask> = Api::namespaced(self.client.clone(), &self.namespace);
+        match api.patch_metadata(&self.task.name_any(), &params(), &json_patch::<AgentTask>(&patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(error) => Err(ApplyError::failed("releasing the task")(error)),
+        }
+    }
+
+    async fn forget(&self) -> Result<(), ApplyError> {
+        let api: Api<AgentTask> = Api::namespaced(self.client.clone(), &self.namespace);
+        delete(&api, &self.task.name_any(), self.task.uid(), "deleting the finished task").await
+    }
+}
+
+/// Makes sure the ServiceAccount of an identity stands.
+///
+/// # Errors
+/// [`ApplyError`].
+pub async fn ensure_identity(client: &Client, identity: &AgentIdentity) -> Result<String, ApplyError> {
+    let owner = owner_reference(identity);
+    let name = names::of_agent(&identity.name_any());
+    let account = ServiceAccount {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            namespace: identity.namespace(),
+            owner_references: Some(vec![owner.clone()]),
+            labels: Some(labels([("mandate.dev/agent", identity.name_any())])),
+            ..ObjectMeta::default()
+        },
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    };
+    let keep = [json!({"op": "add", "path": "/automountServiceAccountToken", "value": false})];
+    ensure(client, &account, &owner, &keep, "making the ServiceAccount").await?;
+    Ok(name)
+}
+
+fn labels<const N: usize>(own: [(&str, String); N]) -> BTreeMap<String, String> {
+    let managed = (names::MANAGED_BY.to_owned(), names::MANAGER.to_owned());
+    own.into_iter().map(|(key, value)| (key.to_owned(), value)).chain([managed]).collect()
+}
+
+/// The owner that makes an object ours. It does not block the owner's deletion: that would
+/// need a right on finalizers where the API server checks for it, and buys nothing.
+fn owner_reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: owner.meta().name.clone().unwrap_or_default(),
+        uid: owner.meta().uid.clone().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}
+
+fn belongs(meta: &ObjectMeta, owner: &OwnerReference) -> bool {
+    meta.owner_references.iter().flatten().any(|reference| reference.uid == owner.uid && reference.controller == Some(true))
+}
+
+fn encode(bytes: &[u8]) -> SecretString {
+    base64::engine::general_purpose::STANDARD.encode(bytes).into()
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(names::MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+/// A JSON Patch. The operations are our own text, so that they parse is an invariant; where
+/// it did not hold, nothing would be changed.
+fn json_patch<K: Serialize>(operations: &[Value]) -> Patch<K> {
+    Patch::Json(serde_json::from_value(Value::Array(operations.to_vec())).unwrap_or_default())
+}
+
+/// Changes an object only if its first owner is ours; the API server checks both in one.
+/// Gives back its UID.
+async fn change<K>(client: &Client, namespace: &str, name: &str, owner: &OwnerReference, operations: &[Value]) -> Result<String, kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let mut guarded = vec![json!({"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": owner.uid})];
+    guarded.extend_from_slice(operations);
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let changed = api.patch_metadata(name, &params(), &json_patch::<K>(&guarded)).await?;
+    Ok(changed.metadata.uid.unwrap_or_default())
+}
+
+/// Makes an object, or where one stands already that is ours, brings it to what it should
+/// be. Gives back its UID.
+async fn ensure<K>(client: &Client, object: &K, owner: &OwnerReference, keep: &[Value], doing: &'static str) -> Result<String, ApplyError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let api: Api<K> = Api::namespaced(client.clone(), &namespace);
+    let create = PostParams { field_manager: Some(names::MANAGER.to_owned()), ..PostParams::default() };
+    match api.create(&create, object).await {
+        Ok(made) => Ok(made.uid().unwrap_or_default()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            change::<K>(client, &namespace, &name, owner, keep).await.map_err(|error| refusal(error, &name, doing))
+        }
+        Err(error) => Err(refusal(error, &name, doing)),
+    }
+}
+
+async fn delete<K>(api: &Api<K>, name: &str, uid: Option<String>, doing: &'static str) -> Result<(), ApplyError>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let only_this = Preconditions { uid, resource_version: None };
+    match api.delete(name, &DeleteParams::background().preconditions(only_this)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(error) => Err(ApplyError::failed(doing)(error)),
+    }
+}
+
+/// What a failure means: a refusal of the API server that stays one, or something to try
+/// again.
+fn refusal(error: kube::Error, name: &str, doing: &'static str) -> ApplyError {
+    let kube::Error::Api(status) = &error else { return ApplyError::failed(doing)(error) };
+    let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+    if causes.iter().any(|cause| cause.reason == "NamespaceTerminating") {
+        return ApplyError::failed(doing)(error);
+    }
+    let because = if status.is_forbidden() && status.message.contains("attempting to grant RBAC permissions not currently held") {
+        // The API server lists what is missing, one rule a line, after the first line.
+        let missing: Vec<&str> = status.message.lines().skip(1).map(str::trim).collect();
+        let message = format!("the scope is beyond the cluster's ceiling: Mandate's controller does not hold {}; a cluster administrator can add it to ceiling.rules", missing.join(", "));
+        Because::new(Reason::BeyondCeiling, message)
+    } else if status.is_forbidden() {
+        let message = format!("Mandate may not work in this namespace ({}); the platform can add it to guardedNamespaces", status.message);
+        Because::new(Reason::NamespaceNotGuarded, message)
+    } else if status.is_invalid() {
+        let message = format!("an object called `{name}` stands there that is not this task's, and is left alone ({}); delete it and create a new task", status.message);
+        Because::new(Reason::NameTaken, message)
+    } else {
+        return ApplyError::failed(doing)(error);
+    };
+    ApplyError::Refused(because)
+}

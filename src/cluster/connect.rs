@@ -1,0 +1,46 @@
+//! A client for the API server, from where the process runs.
+
+use std::path::Path;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The file named on the command line cannot be used.
+    #[error("reading kubeconfig `{path}`")]
+    File {
+        /// The file.
+        path: String,
+        /// Cause.
+        source: kube::config::KubeconfigError,
+    },
+    /// Neither a pod's ServiceAccount nor a kubeconfig leads to a cluster.
+    #[error("finding a cluster: in no pod, and no kubeconfig leads to one (give --kubeconfig)")]
+    Nowhere(#[source] Box<kube::config::InferConfigError>),
+    /// The configuration makes no client.
+    #[error("making a client")]
+    Client(#[source] Box<kube::Error>),
+}
+
+/// A client: from `kubeconfig` where it is named, else from the pod's ServiceAccount, else
+/// from the user's kubeconfig. In a pod a stray `KUBECONFIG` cannot send Mandate elsewhere.
+///
+/// # Errors
+/// [`ConnectError`].
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let named = |source| ConnectError::File { path: path.display().to_string(), source };
+            let file = Kubeconfig::read_from(path).map_err(named)?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(named)?
+        }
+        None => match Config::incluster() {
+            Ok(config) => config,
+            Err(_) => Config::infer().await.map_err(|error| ConnectError::Nowhere(Box::new(error)))?,
+        },
+    };
+    config.connect_timeout = Some(std::time::Duration::from_secs(10));
+    Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))
+}

@@ -1,0 +1,136 @@
+//! What stands in the cluster of what Mandate owns: kept by watches, small.
+//!
+//! Ten thousand tasks own thirty thousand objects; of each only the owner's UID and a
+//! digest are kept. Secrets are not among them: the controller may not read them.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::{Arc, RwLock};
+
+use futures::channel::mpsc;
+use futures::{SinkExt as _, StreamExt as _};
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::api::ObjectMeta;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use crate::api::{AgentTask, names};
+
+/// What is kept of one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fact {
+    owner: u128,
+    /// Digest of what must not change in it.
+    pub digest: u64,
+}
+
+/// Objects of one kind that Mandate owns, by namespace and name.
+#[derive(Clone, Debug, Default)]
+pub struct Facts(Arc<RwLock<HashMap<Arc<str>, HashMap<Box<str>, Fact>>>>);
+
+impl Facts {
+    /// The object of this name, where its owner is the one with this UID.
+    #[must_use]
+    pub fn of(&self, namespace: &str, name: &str, owner_uid: &str) -> Option<Fact> {
+        let all = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.get(namespace)?.get(name).copied().filter(|fact| fact.owner == number(owner_uid))
+    }
+
+    fn put(&self, namespace: &str, name: &str, fact: Option<Fact>) {
+        let mut all = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match fact {
+            Some(fact) => _ = all.entry(namespace.into()).or_default().insert(name.into(), fact),
+            None => _ = all.get_mut(namespace).and_then(|here| here.remove(name)),
+        }
+    }
+
+    fn replace(&self, new: HashMap<Arc<str>, HashMap<Box<str>, Fact>>) {
+        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = new;
+    }
+}
+
+/// A UID as a number; texts that are no UID get their digest, so that none is equal by accident.
+fn number(uid: &str) -> u128 {
+    use sha2::{Digest as _, Sha256};
+    Sha256::digest(uid.as_bytes()).iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
+/// Watches one kind for as long as the process lives, keeps its facts current, and names
+/// the task of every object that changes.
+///
+/// `synced` is told once the first list is complete.
+pub async fn watch<K>(client: Client, facts: Facts, digest: fn(&K) -> u64, mut changed: mpsc::Sender<ObjectRef<AgentTask>>, synced: oneshot::Sender<()>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let config = watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));
+    let mut stream = watcher(Api::<K>::all(client), config).default_backoff().boxed();
+    let mut synced = Some(synced);
+    let mut fresh = HashMap::new();
+    while let Some(event) = stream.next().await {
+        let touched = match event {
+            Ok(watcher::Event::Init) => {
+                fresh = HashMap::new();
+                continue;
+            }
+            Ok(watcher::Event::InitApply(object)) => {
+                if let Some(fact) = fact(object.meta(), digest(&object)) {
+                    let here: &mut HashMap<_, _> = fresh.entry(Arc::from(object.namespace().unwrap_or_default())).or_default();
+                    here.insert(object.name_any().into_boxed_str(), fact);
+                }
+                object
+            }
+            Ok(watcher::Event::InitDone) => {
+                facts.replace(std::mem::take(&mut fresh));
+                if let Some(synced) = synced.take() {
+                    let _ = synced.send(());
+                }
+                continue;
+            }
+            Ok(watcher::Event::Apply(object)) => {
+                facts.put(&object.namespace().unwrap_or_default(), &object.name_any(), fact(object.meta(), digest(&object)));
+                object
+            }
+            Ok(watcher::Event::Delete(object)) => {
+                facts.put(&object.namespace().unwrap_or_default(), &object.name_any(), None);
+                object
+            }
+            Err(error) => {
+                warn!(%error, kind = %K::kind(&()), "a watch failed and is tried again");
+                continue;
+            }
+        };
+        // At the start every task is looked at anyway.
+        if synced.is_none()
+            && let Some(task) = task_of(touched.meta())
+            && changed.send(task).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn fact(meta: &ObjectMeta, digest: u64) -> Option<Fact> {
+    let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    // What is being deleted no longer stands.
+    meta.deletion_timestamp.is_none().then(|| Fact { owner: number(&owner.uid), digest })
+}
+
+fn task_of(meta: &ObjectMeta) -> Option<ObjectRef<AgentTask>> {
+    let owner = meta.owner_references.iter().flatten().find(|owner| owner.kind == AgentTask::kind(&()))?;
+    Some(ObjectRef::new(&owner.name).within(meta.namespace.as_deref().unwrap_or_default()))
+}
+
+/// Whether a RoleBinding is as it was made: 1 where it binds the Role of its own name to
+/// the ServiceAccount of its own name and to nobody else, 0 otherwise.
+#[must_use]
+pub fn binding_digest(binding: &RoleBinding) -> u64 {
+    let name = binding.name_any();
+    let own_role = binding.role_ref.kind == "Role" && binding.role_ref.name == name;
+    let own_subject = matches!(binding.subjects.as_deref(), Some([only]) if only.kind == "ServiceAccount" && only.name == name && only.namespace == binding.namespace());
+    u64::from(own_role && own_subject)
+}

@@ -1,0 +1,192 @@
+//! The controller: turns tasks into authority, and takes it back.
+//!
+//! Flow: watches keep what is known current and name the tasks that a change touches; for
+//! each, [`task`] gathers, lets [`plan`](crate::decide::grant::plan) judge, carries the
+//! steps out and reports. Only one controller works at a time (a Lease), and one that
+//! loses the Lease ends.
+//!
+//! Guarantees: a controller that was down catches up when it starts, since every task is
+//! looked at then. Nothing is kept in memory that is not found again in the cluster.
+
+mod backoff;
+mod identity;
+mod task;
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use futures::channel::mpsc;
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::runtime::controller::Config;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, TaskScope};
+use crate::clock::Clock;
+use crate::cluster::observe::{self, Facts};
+use crate::decide::grant;
+use crate::metrics::Metrics;
+use crate::serve::{Handle, Stop};
+
+use backoff::Backoff;
+
+/// How many tasks are worked on at once.
+const CONCURRENCY: u16 = 32;
+/// How many changes may wait to be told to the work queue.
+const QUEUE: usize = 4096;
+
+/// What every reconciliation works with.
+struct Context {
+    client: Client,
+    clock: Clock,
+    instance: String,
+    metrics: Arc<Metrics>,
+    backoff: Backoff,
+    tasks: Store<AgentTask>,
+    identities: Store<AgentIdentity>,
+    scopes: Store<TaskScope>,
+    policies: Store<AgentPolicy>,
+    cluster_policies: Store<ClusterAgentPolicy>,
+    service_accounts: Facts,
+    roles: Facts,
+    bindings: Facts,
+}
+
+/// Why the controller stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// A watch ended, which none does while the process lives.
+    #[error("the watch of {0} ended")]
+    Watch(&'static str),
+}
+
+/// Runs the controller until it is told to stop.
+///
+/// `ready` is dropped once everything is known and work begins.
+///
+/// # Errors
+/// [`ControllerError`]: the process should end and be started anew.
+pub async fn run(client: Client, instance: String, metrics: Arc<Metrics>, ready: Handle, stop: Stop) -> Result<(), ControllerError> {
+    let (changed, changes) = mpsc::channel::<ObjectRef<AgentTask>>(QUEUE);
+    let (tasks, task_writer) = reflector::store::<AgentTask>();
+    let (identities, identity_watch) = known::<AgentIdentity>(&client, &tasks, &changed, |task, identity| {
+        task.spec.agent == identity.name_any() && task.namespace() == identity.namespace()
+    });
+    let (scopes, scope_watch) = known::<TaskScope>(&client, &tasks, &changed, |task, scope| {
+        task.spec.scope == scope.name_any() && task.namespace() == scope.namespace()
+    });
+    let (policies, policy_watch) = known::<AgentPolicy>(&client, &tasks, &changed, |task, policy| task.namespace() == policy.namespace());
+    let (cluster_policies, cluster_policy_watch) =
+        known::<ClusterAgentPolicy>(&client, &tasks, &changed, |task, policy| policy.spec.holds_in(&task.namespace().unwrap_or_default()));
+    let (service_accounts, roles, bindings) = (Facts::default(), Facts::default(), Facts::default());
+    let (accounts_synced, accounts_are) = oneshot::channel();
+    let (roles_synced, roles_are) = oneshot::channel();
+    let (bindings_synced, bindings_are) = oneshot::channel();
+    let account_watch = observe::watch::<ServiceAccount>(client.clone(), service_accounts.clone(), |_| 1, changed.clone(), accounts_synced);
+    let role_watch =
+        observe::watch::<Role>(client.clone(), roles.clone(), |role| grant::digest_of_role(role.rules.as_deref().unwrap_or_default()), changed.clone(), roles_synced);
+    let binding_watch = observe::watch::<RoleBinding>(client.clone(), bindings.clone(), observe::binding_digest, changed, bindings_synced);
+    let context = Arc::new(Context {
+        client: client.clone(),
+        clock: Clock::default(),
+        instance,
+        metrics,
+        backoff: Backoff::default(),
+        tasks: tasks.clone(),
+        identities: identities.clone(),
+        scopes: scopes.clone(),
+        policies: policies.clone(),
+        cluster_policies: cluster_policies.clone(),
+        service_accounts,
+        roles,
+        bindings,
+    });
+    let work = async {
+        // Nothing is judged before everything is known: a task whose agent is not yet seen
+        // would look like a task whose agent is gone.
+        let known = async {
+            let _ = (identities.wait_until_ready().await, scopes.wait_until_ready().await);
+            let _ = (policies.wait_until_ready().await, cluster_policies.wait_until_ready().await);
+            let _ = (accounts_are.await, roles_are.await, bindings_are.await);
+        };
+        tokio::select! {
+            () = known => {}
+            () = stop.clone().requested() => return,
+        }
+        info!("everything is known; work begins");
+        drop(ready);
+        let task_stream = watcher(Api::<AgentTask>::all(client.clone()), watcher::Config::default())
+            .default_backoff()
+            .modify(|task| task.managed_fields_mut().clear())
+            .reflect(task_writer)
+            .touched_objects();
+        let work_on_tasks = Controller::for_stream(task_stream, tasks.clone())
+            .with_config(Config::default().concurrency(CONCURRENCY))
+            .reconcile_on(changes)
+            .graceful_shutdown_on(stop.clone().requested())
+            .run(task::reconcile, task::failed, context.clone())
+            .for_each(|_| std::future::ready(()));
+        let work_on_identities = Controller::new(Api::<AgentIdentity>::all(client.clone()), watcher::Config::default())
+            .owns(Api::<ServiceAccount>::all(client.clone()), watcher::Config::default().labels("mandate.dev/agent"))
+            .graceful_shutdown_on(stop.clone().requested())
+            .run(identity::reconcile, identity::failed, context.clone())
+            .for_each(|_| std::future::ready(()));
+        tokio::join!(work_on_tasks, work_on_identities);
+    };
+    tokio::select! {
+        () = work => Ok(()),
+        () = identity_watch => Err(ControllerError::Watch("AgentIdentity")),
+        () = scope_watch => Err(ControllerError::Watch("TaskScope")),
+        () = policy_watch => Err(ControllerError::Watch("AgentPolicy")),
+        () = cluster_policy_watch => Err(ControllerError::Watch("ClusterAgentPolicy")),
+        () = account_watch => Err(ControllerError::Watch("ServiceAccount")),
+        () = role_watch => Err(ControllerError::Watch("Role")),
+        () = binding_watch => Err(ControllerError::Watch("RoleBinding")),
+    }
+}
+
+/// Keeps all objects of one kind, and names the tasks that a change of one of them touches.
+fn known<K>(
+    client: &Client,
+    tasks: &Store<AgentTask>,
+    changed: &mpsc::Sender<ObjectRef<AgentTask>>,
+    touches: fn(&AgentTask, &K) -> bool,
+) -> (Store<K>, impl Future<Output = ()> + use<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Default,
+{
+    let (store, writer) = reflector::store::<K>();
+    let (tasks, mut changed) = (tasks.clone(), changed.clone());
+    let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .modify(|object| object.managed_fields_mut().clear())
+        .reflect(writer)
+        .touched_objects();
+    let watch = async move {
+        let mut stream = std::pin::pin!(stream);
+        while let Some(event) = stream.next().await {
+            let object = match event {
+                Ok(object) => object,
+                Err(error) => {
+                    warn!(%error, kind = %K::kind(&()), "a watch failed and is tried again");
+                    continue;
+                }
+            };
+            for task in tasks.state().iter().filter(|task| touches(task, &object)) {
+                if changed.send(ObjectRef::from_obj(task.as_ref())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    (store, watch.boxed())
+}

@@ -1,0 +1,192 @@
+//! One task: gather, judge, act, report.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Resource as _, ResourceExt as _};
+use serde_json::json;
+use tracing::{debug, info, warn};
+
+use super::Context;
+use crate::api::{AgentTask, AgentTaskStatus, ClusterAgentPolicySpec, Workloads, names};
+use crate::cluster::apply::{ApplyError, Work};
+use crate::cluster::{ask, event};
+use crate::decide::check::is_over;
+use crate::decide::grant::{self, Observed, Owned, Plan};
+
+/// Why a task could not be brought to where it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// A step failed.
+    #[error("carrying out the plan of task `{task}`")]
+    Apply {
+        /// The task.
+        task: String,
+        /// Cause.
+        source: ApplyError,
+    },
+    /// The API server could not be asked who may do what.
+    #[error("asking the API server about task `{task}`")]
+    Ask {
+        /// The task.
+        task: String,
+        /// Cause.
+        source: Box<kube::Error>,
+    },
+    /// The status could not be written.
+    #[error("writing the status of task `{task}`")]
+    Status {
+        /// The task.
+        task: String,
+        /// Cause.
+        source: Box<kube::Error>,
+    },
+}
+
+impl TaskError {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Apply { source, .. } => source.category(),
+            Self::Ask { .. } => "ask",
+            Self::Status { .. } => "status",
+        }
+    }
+}
+
+/// Waits at the longest this long before a task is looked at again: timers that never fire
+/// would go unnoticed, and this costs one look in memory.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+pub(super) async fn reconcile(task: Arc<AgentTask>, context: Arc<Context>) -> Result<Action, TaskError> {
+    let started = Instant::now();
+    let result = bring(&task, &context).await;
+    let outcome = match &result {
+        Ok(_) => "ok",
+        Err(error) => error.category(),
+    };
+    context.metrics.reconciled("AgentTask", outcome, started.elapsed());
+    if result.is_ok() {
+        context.backoff.worked(&key(&task));
+    }
+    result
+}
+
+pub(super) fn failed(task: Arc<AgentTask>, error: &TaskError, context: Arc<Context>) -> Action {
+    let wait = context.backoff.failed(key(&task));
+    warn!(task = key(&task), error = %chain(error), retry_ms = wait.as_millis(), "a task could not be brought to where it should be");
+    Action::requeue(wait)
+}
+
+fn key(task: &AgentTask) -> String {
+    format!("{}/{}", task.namespace().unwrap_or_default(), task.name_any())
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}
+
+async fn bring(task: &AgentTask, context: &Context) -> Result<Action, TaskError> {
+    let now = context.clock.now();
+    let plan = judge(task, context, now).await?;
+    let work = Work::new(&context.client, task);
+    let (plan, issued) = match work.carry_out(&plan.steps, now).await {
+        Ok(issued) => (plan, issued),
+        // The API server said no: take back what was made on the way, and say why.
+        Err(ApplyError::Refused(because)) if !is_over(task) => {
+            let plan = grant::take_back(task, because, now);
+            work.carry_out(&plan.steps, now).await.map_err(|source| TaskError::Apply { task: key(task), source })?;
+            (plan, vec![])
+        }
+        Err(source) => return Err(TaskError::Apply { task: key(task), source }),
+    };
+    if !plan.steps.is_empty() {
+        debug!(task = key(task), steps = plan.steps.len(), "steps were carried out");
+    }
+    context.metrics.minted(issued.iter().filter(|credential| credential.expires_at.is_some()).count());
+    if let Some(status) = plan.status {
+        let status = grant::settle(status, issued);
+        write(task, context, status).await?;
+    }
+    if let Some(report) = &plan.report {
+        info!(task = key(task), reason = report.because.reason.as_str(), "the task changed");
+        event::publish(&context.client, &context.instance, task, "Decide", report, now).await;
+    }
+    Ok(match plan.look_again {
+        Some(at) => {
+            let wait = Duration::try_from(at.duration_since(context.clock.now())).unwrap_or_default();
+            Action::requeue(wait.min(LONGEST_WAIT))
+        }
+        None => Action::await_change(),
+    })
+}
+
+/// Plans, and where the plan asks, asks and plans again.
+async fn judge(task: &AgentTask, context: &Context, now: jiff::Timestamp) -> Result<Plan, TaskError> {
+    let namespace = task.namespace().unwrap_or_default();
+    let within = |name: &str| ObjectRef::new(name).within(&namespace);
+    let identity = context.identities.get(&ObjectRef::new(&task.spec.agent).within(&namespace));
+    let scope = context.scopes.get(&within(&task.spec.scope));
+    let cluster = context.cluster_policies.state();
+    let names: Vec<String> = cluster.iter().map(|policy| policy.name_any()).collect();
+    let mut policies: Vec<(&str, &ClusterAgentPolicySpec)> =
+        names.iter().map(String::as_str).zip(cluster.iter().map(|policy| &policy.spec)).filter(|(_, spec)| spec.holds_in(&namespace)).collect();
+    policies.sort_by_key(|(name, _)| *name);
+    let here = context.policies.state();
+    let workloads = here.iter().filter(|policy| policy.namespace().as_deref() == Some(&namespace)).filter_map(|policy| policy.spec.guardrails.workloads);
+    let most = policies.iter().filter_map(|(_, spec)| spec.guardrails.workloads).chain(workloads).map(|workloads| workloads.max_token_ttl).min();
+    let observed = Observed {
+        identity: identity.as_deref(),
+        scope: scope.as_deref(),
+        policies: &policies,
+        max_token_ttl: most.unwrap_or(Workloads::BUILT_IN.max_token_ttl),
+        owned: owned(task, context),
+        answer: None,
+    };
+    let plan = grant::plan(task, &observed, now);
+    if plan.ask.is_empty() {
+        return Ok(plan);
+    }
+    let answer = ask::ask(&context.client, &plan.ask).await.map_err(|source| TaskError::Ask { task: key(task), source: Box::new(source) })?;
+    Ok(grant::plan(task, &Observed { answer: Some(&answer), ..observed }, now))
+}
+
+fn owned(task: &AgentTask, context: &Context) -> Owned {
+    let (namespace, uid) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
+    let owns = names::of_task(&task.name_any(), &uid);
+    Owned {
+        service_account: context.service_accounts.of(&namespace, &owns, &uid).is_some(),
+        role: context.roles.of(&namespace, &owns, &uid).map(|fact| fact.digest),
+        binding: context.bindings.of(&namespace, &owns, &uid).is_some_and(|fact| fact.digest == 1),
+    }
+}
+
+/// Writes the status where it is new. The UID keeps it off a task made anew under the name.
+async fn write(task: &AgentTask, context: &Context, status: AgentTaskStatus) -> Result<(), TaskError> {
+    if task.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let api: Api<AgentTask> = Api::namespaced(context.client.clone(), &task.namespace().unwrap_or_default());
+    let body = json!({
+        "apiVersion": AgentTask::api_version(&()),
+        "kind": AgentTask::kind(&()),
+        "metadata": {"name": task.name_any(), "uid": task.uid()},
+        "status": status,
+    });
+    match api.patch_status(&task.name_any(), &PatchParams::apply(names::MANAGER).force(), &Patch::Apply(&body)).await {
+        Ok(_) => Ok(()),
+        // Gone, or made anew, in the meantime: what it owned goes with its own end.
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),
+        Err(source) => Err(TaskError::Status { task: key(task), source: Box::new(source) }),
+    }
+}

@@ -1,0 +1,468 @@
+//! A task, what is observed and the time in; the next steps out.
+//!
+//! Flow: the controller gathers what it knows into [`Observed`], calls [`plan`], carries
+//! the steps out in their order and writes the status. Where the plan asks questions, the
+//! controller puts them to the API server and plans once more with the answers.
+//!
+//! Guarantees: nothing is issued before every check has passed. Authority is taken back
+//! binding first, since that acts at once, while the API server honours the token of a
+//! deleted Secret for up to ten seconds more. A task that is over stays over, whatever the
+//! clock does. What was granted can shrink and never grows.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use sha2::{Digest, Sha256};
+
+use super::check::{Because, Case, Granted, Hold, Question, Reason, check, is_over};
+use super::world::deadline;
+use crate::api::{
+    AgentIdentity, AgentTask, AgentTaskStatus, ClusterAgentPolicySpec, Conditions, Credential, Duration, EndReason, Grant,
+    IssuedCredential, KubernetesRule, Phase, SecretKey, Subject, TaskScope, covers, names, permissions,
+};
+
+/// What is known around a task.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// Its agent.
+    pub identity: Option<&'a AgentIdentity>,
+    /// Its scope.
+    pub scope: Option<&'a TaskScope>,
+    /// The ClusterAgentPolicies that hold in its namespace.
+    pub policies: &'a [(&'a str, &'a ClusterAgentPolicySpec)],
+    /// Longest life of a token that the policies leave.
+    pub max_token_ttl: Duration,
+    /// What stands of what it owns.
+    pub owned: Owned,
+    /// The answer to the questions of this round, once they were put.
+    pub answer: Option<&'a Result<(), Because>>,
+}
+
+/// What stands of what a task owns. Its Secret is never looked at: the controller may not
+/// read Secrets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owned {
+    /// Whether its ServiceAccount stands.
+    pub service_account: bool,
+    /// Digest of the rules of its Role, where that stands.
+    pub role: Option<u64>,
+    /// Whether its RoleBinding stands as it was made.
+    pub binding: bool,
+}
+
+/// What to do.
+#[must_use]
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Questions to put first; the plan then holds nothing else.
+    pub ask: Vec<Question>,
+    /// Steps, in order.
+    pub steps: Vec<Step>,
+    /// Status once the steps are done; none where the task is about to be gone.
+    pub status: Option<AgentTaskStatus>,
+    /// What to tell people in an Event.
+    pub report: Option<Report>,
+    /// When to look again, without any change; none means never.
+    pub look_again: Option<Timestamp>,
+}
+
+/// One write, or one set of writes whose order does not matter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// The Role, first of all: the API server refuses it where it is beyond the ceiling.
+    EnsureRole(Vec<KubernetesRule>),
+    /// The ServiceAccount.
+    EnsureServiceAccount,
+    /// The RoleBinding.
+    EnsureBinding,
+    /// The Secret, without any content, for tokens to be bound to.
+    EnsureSecret,
+    /// Mint tokens, copy keys, and write them into the Secret at once.
+    Fill(Fill),
+    /// Take something back.
+    Take(Object),
+    /// Take the finalizer off.
+    Release,
+    /// Delete the task.
+    Forget,
+}
+
+/// One kind of what a task owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// RoleBinding.
+    Binding,
+    /// Role.
+    Role,
+    /// Secret.
+    Secret,
+    /// ServiceAccount.
+    ServiceAccount,
+}
+
+/// What to put into the Secret.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fill {
+    /// Tokens.
+    pub mint: Vec<Mint>,
+    /// Static secrets: credential name and where from.
+    pub copy: Vec<(String, SecretKey)>,
+}
+
+/// One token to ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mint {
+    /// Name of the credential.
+    pub name: String,
+    /// Audience; none for the API server.
+    pub audience: Option<String>,
+    /// Life in seconds; 600 is the API server's least.
+    pub seconds: i64,
+    /// In whose name.
+    pub subject: Subject,
+}
+
+/// What to tell people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Whether somebody should look.
+    pub warning: bool,
+    /// What happened.
+    pub because: Because,
+}
+
+/// The API server issues no token that lives shorter, in seconds.
+const SHORTEST_TOKEN: i64 = 600;
+
+/// Binding first: it acts at once.
+const TAKE_BACK: [Step; 4] =
+    [Step::Take(Object::Binding), Step::Take(Object::Role), Step::Take(Object::Secret), Step::Take(Object::ServiceAccount)];
+
+/// The next steps for a task.
+pub fn plan(task: &AgentTask, observed: &Observed<'_>, now: Timestamp) -> Plan {
+    if is_over(task) {
+        return after_the_end(task, now);
+    }
+    if let Some(because) = end(task, observed, now) {
+        return take_back(task, because, now);
+    }
+    let namespace = task.namespace().unwrap_or_default();
+    let case =
+        Case { task, namespace: &namespace, identity: observed.identity, scope: observed.scope, policies: observed.policies };
+    match (check(case), is_active(task)) {
+        (Ok(granted), false) => issue(task, observed, granted, now),
+        (Ok(granted), true) => keep(task, observed, granted, now),
+        (Err(Hold::Wait(because)), false) => wait(task, because, now),
+        // The identity's ServiceAccount is being made anew: no reason to end the task.
+        (Err(Hold::Wait(because)), true) if because.reason == Reason::AgentNotReady => idle(task),
+        (Err(Hold::Wait(because)), true) => take_back(task, gone(because), now),
+        (Err(Hold::Refuse(because)), _) => take_back(task, because, now),
+    }
+}
+
+/// What a missing object means for a task that had it.
+fn gone(because: Because) -> Because {
+    let reason = match because.reason {
+        Reason::AgentNotFound => Reason::AgentDeleted,
+        Reason::ScopeNotFound => Reason::ScopeDeleted,
+        other => other,
+    };
+    Because { reason, ..because }
+}
+
+fn is_active(task: &AgentTask) -> bool {
+    task.status.as_ref().and_then(|status| status.phase) == Some(Phase::Active)
+}
+
+/// Why a task ends now, whatever it may do.
+fn end(task: &AgentTask, observed: &Observed<'_>, now: Timestamp) -> Option<Because> {
+    if task.metadata.deletion_timestamp.is_some() {
+        return Some(Because::new(Reason::Deleted, "the task was deleted"));
+    }
+    if let Some(end) = &task.spec.end {
+        let reason = match end.reason {
+            EndReason::Completed => Reason::Completed,
+            EndReason::Failed => Reason::Failed,
+            EndReason::Revoked => Reason::Revoked,
+        };
+        return Some(Because::new(reason, if end.message.is_empty() { "ended by spec.end" } else { &end.message }));
+    }
+    if let Some(identity) = observed.identity.filter(|identity| identity.spec.suspend) {
+        let message = format!("agent `{}` is suspended by {}", task.spec.agent, identity.spec.owner.team);
+        return Some(Because::new(Reason::AgentSuspended, message));
+    }
+    let deadline = deadline(task);
+    (now >= deadline).then(|| Because::new(Reason::Expired, format!("the deadline passed at {deadline}")))
+}
+
+/// Takes everything back and says why. It does not depend on what was seen to stand: a
+/// controller that died between two writes may have made more than anybody saw.
+pub fn take_back(task: &AgentTask, because: Because, now: Timestamp) -> Plan {
+    let mut steps = TAKE_BACK.to_vec();
+    if task.metadata.deletion_timestamp.is_some() {
+        steps.push(Step::Release);
+        return Plan { ask: vec![], steps, status: None, report: None, look_again: None };
+    }
+    let was_refused = !is_active(task) && !matches!(because.reason, Reason::Completed | Reason::Failed | Reason::Revoked | Reason::Expired);
+    let phase = if was_refused { Phase::Refused } else { Phase::Ended };
+    let mut status = status(task);
+    status.phase = Some(phase);
+    status.reason = Some(because.reason.to_string());
+    status.ended_at = Some(Time(now));
+    let mut conditions = Conditions::from(&status.conditions);
+    conditions.remove("Reconciling");
+    if was_refused {
+        set(&mut conditions, task, "Ready", false, &because, now);
+        set(&mut conditions, task, "Stalled", true, &because, now);
+    } else {
+        // No `Ready` on a task that has run its course: kstatus takes `Ready: False` for
+        // "still being worked on", and a pipeline would wait for ever.
+        conditions.remove("Ready");
+        conditions.remove("Stalled");
+        set(&mut conditions, task, "Ended", true, &because, now);
+    }
+    status.conditions = conditions.into_vec();
+    let warning = !matches!(because.reason, Reason::Completed);
+    Plan { ask: vec![], steps, look_again: forget_at(task, now), status: Some(status), report: Some(Report { warning, because }) }
+}
+
+fn forget_at(task: &AgentTask, ended: Timestamp) -> Option<Timestamp> {
+    ended.checked_add(SignedDuration::from(task.spec.history_ttl)).ok()
+}
+
+fn after_the_end(task: &AgentTask, now: Timestamp) -> Plan {
+    let nothing = Plan { ask: vec![], steps: vec![], status: None, report: None, look_again: None };
+    if task.metadata.deletion_timestamp.is_some() {
+        return Plan { steps: vec![Step::Release], ..nothing };
+    }
+    let forget = task.status.as_ref().and_then(|status| status.ended_at.as_ref()).and_then(|ended| forget_at(task, ended.0));
+    match forget {
+        Some(at) if now >= at => Plan { steps: vec![Step::Forget], ..nothing },
+        at => Plan { look_again: at, ..nothing },
+    }
+}
+
+fn wait(task: &AgentTask, because: Because, now: Timestamp) -> Plan {
+    let mut status = status(task);
+    let is_news = status.reason.as_deref() != Some(because.reason.as_str());
+    status.phase = Some(Phase::Pending);
+    status.reason = Some(because.reason.to_string());
+    let mut conditions = Conditions::from(&status.conditions);
+    set(&mut conditions, task, "Ready", false, &because, now);
+    set(&mut conditions, task, "Reconciling", true, &because, now);
+    status.conditions = conditions.into_vec();
+    let report = is_news.then_some(Report { warning: true, because });
+    Plan { ask: vec![], steps: vec![], status: Some(status), report, look_again: Some(deadline(task)) }
+}
+
+fn ask(questions: Vec<Question>) -> Plan {
+    Plan { ask: questions, steps: vec![], status: None, report: None, look_again: None }
+}
+
+/// First issue: everything, in an order in which nothing works before all of it may.
+fn issue(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Timestamp) -> Plan {
+    match observed.answer {
+        None => return ask(granted.questions),
+        Some(Err(because)) => return take_back(task, because.clone(), now),
+        Some(Ok(())) => {}
+    }
+    let Granted { rules, credentials, risks, questions: _ } = granted;
+    let mut steps = vec![];
+    if !rules.is_empty() {
+        steps.push(Step::EnsureRole(rules.clone()));
+    }
+    steps.push(Step::EnsureServiceAccount);
+    if !rules.is_empty() {
+        steps.push(Step::EnsureBinding);
+    }
+    steps.push(Step::EnsureSecret);
+    let fill = fill(&credentials, |_| true, observed.max_token_ttl);
+    if fill != Fill::default() {
+        steps.push(Step::Fill(fill));
+    }
+    let because = Because::new(Reason::Issued, format!("authority issued until {}", deadline(task)));
+    let mut status = status(task);
+    status.phase = Some(Phase::Active);
+    status.reason = Some(because.reason.to_string());
+    status.started_at = Some(Time(now));
+    status.grant = Some(Grant { scope_uid: observed.scope.and_then(ResourceExt::uid).unwrap_or_default(), rules });
+    status.accepted_risks = risks;
+    let mut conditions = Conditions::from(&status.conditions);
+    set(&mut conditions, task, "Ready", true, &because, now);
+    conditions.remove("Reconciling");
+    conditions.remove("Stalled");
+    status.conditions = conditions.into_vec();
+    Plan { ask: vec![], steps, look_again: Some(deadline(task)), status: Some(status), report: Some(Report { warning: false, because }) }
+}
+
+/// A task that runs: shrink what the scope no longer gives, mend what was changed, renew
+/// what is due.
+fn keep(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Timestamp) -> Plan {
+    let status = status(task);
+    let grant = status.grant.clone().unwrap_or_default();
+    if observed.scope.and_then(ResourceExt::uid).is_some_and(|uid| uid != grant.scope_uid) {
+        let message = format!("TaskScope `{}` was deleted and made anew; start a new task", task.spec.scope);
+        return take_back(task, Because::new(Reason::ScopeDeleted, message), now);
+    }
+    if let Some(lost) = status.credentials.iter().find(|issued| !granted.credentials.iter().any(|now| same(issued, now))) {
+        let message = format!("TaskScope `{}` no longer gives credential `{}`, which cannot be taken back alone", task.spec.scope, lost.name);
+        return take_back(task, Because::new(Reason::ScopeChanged, message), now);
+    }
+    let held = permissions(&granted.rules).unwrap_or_default();
+    let rules = shrink(&grant.rules, &held);
+    let due: Vec<&IssuedCredential> = status.credentials.iter().filter(|issued| renewal(task, issued).is_some_and(|at| now >= at)).collect();
+    if !due.is_empty() {
+        match observed.answer {
+            None => return ask(granted.questions),
+            Some(Err(because)) => return take_back(task, because.clone(), now),
+            Some(Ok(())) => {}
+        }
+    }
+    let mut steps = mend(&rules, observed.owned);
+    let is_due = |credential: &Credential| due.iter().any(|issued| issued.name == credential.name);
+    let fill = fill(&granted.credentials, is_due, observed.max_token_ttl);
+    if !fill.mint.is_empty() {
+        steps.extend([Step::EnsureSecret, Step::Fill(fill)]);
+    }
+    if rules == grant.rules {
+        return Plan { steps, status: Some(status), ..idle(task) };
+    }
+    let message = format!("TaskScope `{}` shrank, and the task's authority with it", task.spec.scope);
+    let because = Because::new(Reason::Narrowed, message);
+    let mut status = status;
+    status.grant = Some(Grant { rules, ..grant });
+    status.reason = Some(because.reason.to_string());
+    Plan { steps, status: Some(status), report: Some(Report { warning: true, because }), ..idle(task) }
+}
+
+/// Whether a scope still gives what was issued, to the same audience.
+fn same(issued: &IssuedCredential, now: &Credential) -> bool {
+    issued.name == now.name && issued.audience == now.service_account_token.as_ref().and_then(|token| token.audience.clone())
+}
+
+/// What is left of the granted rules where only `held` is still given.
+fn shrink(granted: &[KubernetesRule], held: &std::collections::BTreeSet<crate::api::Permission>) -> Vec<KubernetesRule> {
+    let wanted = permissions(granted).unwrap_or_default();
+    if wanted.iter().all(|permission| covers(held, permission)) {
+        return granted.to_vec();
+    }
+    let left = wanted.into_iter().filter(|permission| covers(held, permission));
+    left.map(|permission| KubernetesRule {
+        api_groups: vec![permission.group],
+        resources: vec![permission.resource],
+        resource_names: permission.name.into_iter().collect(),
+        verbs: vec![permission.verb],
+    })
+    .collect()
+}
+
+/// Steps that bring what stands back to what was granted.
+fn mend(rules: &[KubernetesRule], owned: Owned) -> Vec<Step> {
+    let mut steps = vec![];
+    if rules.is_empty() {
+        if owned.binding || owned.role.is_some() {
+            steps.extend([Step::Take(Object::Binding), Step::Take(Object::Role)]);
+        }
+    } else {
+        if owned.role != Some(digest(rules)) {
+            steps.push(Step::EnsureRole(rules.to_vec()));
+        }
+        if !owned.binding {
+            steps.push(Step::EnsureBinding);
+        }
+    }
+    if !owned.service_account {
+        steps.insert(0, Step::EnsureServiceAccount);
+    }
+    steps
+}
+
+/// Nothing to do until the next renewal or the deadline.
+fn idle(task: &AgentTask) -> Plan {
+    let status = status(task);
+    let next = status.credentials.iter().filter_map(|issued| renewal(task, issued)).min();
+    let look_again = next.map_or(deadline(task), |next| next.min(deadline(task)));
+    Plan { ask: vec![], steps: vec![], status: None, report: None, look_again: Some(look_again) }
+}
+
+fn fill(credentials: &[Credential], wanted: impl Fn(&Credential) -> bool, most: Duration) -> Fill {
+    let mut fill = Fill::default();
+    for credential in credentials.iter().filter(|credential| wanted(credential)) {
+        let name = credential.name.clone();
+        if let Some(token) = &credential.service_account_token {
+            let seconds = token.ttl.min(most).as_secs().max(SHORTEST_TOKEN);
+            fill.mint.push(Mint { name, audience: token.audience.clone(), seconds, subject: token.subject });
+        } else if let Some(key) = &credential.secret_key {
+            fill.copy.push((name, key.clone()));
+        }
+    }
+    fill
+}
+
+/// When a credential is due: at 80 % of its life, up to 5 % earlier so that tasks which
+/// started together do not renew together. None where it lives past the deadline anyway.
+#[must_use]
+pub fn renewal(task: &AgentTask, issued: &IssuedCredential) -> Option<Timestamp> {
+    let expires = issued.expires_at.as_ref()?.0;
+    if expires >= deadline(task) {
+        return None;
+    }
+    let life = expires.duration_since(issued.issued_at.0);
+    let seed = format!("{}/{}/{}", task.uid().unwrap_or_default(), issued.name, issued.token_id.as_deref().unwrap_or_default());
+    let jitter = i32::from(Sha256::digest(seed.as_bytes())[0]); // 0 to 255
+    let wait = life / 100 * 80 - life / 100 * 5 * jitter / 255;
+    issued.issued_at.0.checked_add(wait).ok()
+}
+
+/// Digest of the rules of a Role, by which a change made by somebody else is seen.
+#[must_use]
+pub fn digest(rules: &[KubernetesRule]) -> u64 {
+    digest_of_role(&rules.iter().map(PolicyRule::from).collect::<Vec<_>>())
+}
+
+/// Digest of the rules of a Role as the API server has them.
+#[must_use]
+pub fn digest_of_role(rules: &[PolicyRule]) -> u64 {
+    let mut hash = Sha256::new();
+    for PolicyRule { api_groups, resources, resource_names, verbs, non_resource_urls } in rules {
+        for list in [api_groups, resources, resource_names, &Some(verbs.clone()), non_resource_urls] {
+            for item in list.iter().flatten() {
+                hash.update((item.len() as u64).to_be_bytes());
+                hash.update(item);
+            }
+            hash.update([0xff; 9]); // longer than any length: ends a list
+        }
+    }
+    let bytes: [u8; 32] = hash.finalize().into();
+    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// The status as it stands, with what never depends on the steps.
+fn status(task: &AgentTask) -> AgentTaskStatus {
+    let mut status = task.status.clone().unwrap_or_default();
+    let owns = names::of_task(&task.name_any(), &task.uid().unwrap_or_default());
+    status.observed_generation = task.metadata.generation;
+    status.expires_at = Some(Time(deadline(task)));
+    status.service_account = Some(owns.clone());
+    status.secret = Some(owns);
+    status
+}
+
+fn set(conditions: &mut Conditions, task: &AgentTask, type_: &str, value: bool, because: &Because, now: Timestamp) {
+    conditions.set(type_, value, because.reason.as_str(), &because.message, task.metadata.generation, now);
+}
+
+/// The status of a plan once its steps are done, with what was issued on the way.
+#[must_use]
+pub fn settle(mut status: AgentTaskStatus, issued: Vec<IssuedCredential>) -> AgentTaskStatus {
+    for new in issued {
+        status.credentials.retain(|old| old.name != new.name);
+        status.credentials.push(new);
+    }
+    status.credentials.sort_by(|a, b| a.name.cmp(&b.name));
+    status
+}
+
+#[cfg(test)]
+mod tests;

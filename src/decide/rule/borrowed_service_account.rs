@@ -1,0 +1,39 @@
+//! `borrowed-service-account`: a pod runs as the ServiceAccount of a task that is not its own, or of an agent, or a task's pod as somebody else's.
+
+use super::{Found, Level, Pod, Rule};
+use crate::api::Workloads;
+use crate::api::names;
+use crate::decide::pod;
+
+/// a pod runs as the ServiceAccount of a task that is not its own, or of an agent, or a task's pod as somebody else's.
+pub const RULE: Rule = Rule {
+    id: "borrowed-service-account",
+    level: Level::Always,
+    what: "a pod runs as the ServiceAccount of a task that is not its own, or of an agent, or a task's pod as somebody else's.",
+    why: "Whoever runs as a task's ServiceAccount has the task's authority; whoever runs a task as a standing ServiceAccount keeps authority that no task gave.",
+    fix: "Leave serviceAccountName out and label the pod with its task: the webhook sets it.",
+    references: &[],
+    since: "0.1.0",
+    check,
+};
+
+fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
+    let account = pod::service_account(pod.spec);
+    let mut push = |message, help: &str| {
+        found.push(Found { path: format!("{}.serviceAccountName", pod.root), message, help: help.to_owned() });
+    };
+    match (pod.task, pod.own()) {
+        // `dead-task` speaks of a label that leads nowhere.
+        (Some(_), None) => {}
+        (Some(claim), Some(own)) if account != own => push(
+            format!("the pod works for task `{}` but runs as ServiceAccount `{account}`", claim.name),
+            "remove `serviceAccountName`: a task's pod runs as the task's own ServiceAccount",
+        ),
+        (Some(_), Some(_)) => {}
+        (None, _) if account.starts_with(names::TASK_PREFIX) || account.starts_with(names::AGENT_PREFIX) => push(
+            format!("ServiceAccount `{account}` is Mandate's, and the pod names no task"),
+            "remove `serviceAccountName` and label the pod `mandate.dev/task: <task>`",
+        ),
+        (None, _) => {}
+    }
+}
