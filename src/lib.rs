@@ -1,3 +1,4 @@
-//! Mandate: authority for AI agents on Kubernetes.
-#![doc = ""]
+//! Mandate: authority for AI agents on Kubernetes that is asked for, bounded, watched and
+//! taken back.
 pub mod api;
+pub mod telemetry;
