@@ -1,4 +1,5 @@
 //! Mandate: authority for AI agents on Kubernetes that is asked for, bounded, watched and
 //! taken back.
 pub mod api;
+pub mod metrics;
 pub mod telemetry;
