@@ -2,4 +2,5 @@
 //! taken back.
 pub mod api;
 pub mod metrics;
+pub mod serve;
 pub mod telemetry;
