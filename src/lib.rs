@@ -3,4 +3,8 @@
 pub mod api;
 pub mod clock;
 pub mod cluster;
+pub mod controller;
 pub mod decide;
+pub mod metrics;
+pub mod serve;
+pub mod telemetry;

@@ -1,0 +1,319 @@
+//! What the process counts, for `/metrics`.
+//!
+//! Every label is an enum: names of objects, namespaces and users never become labels, so the
+//! number of series is fixed when the program is built. Recording takes no lock that waits for
+//! a scrape longer than it takes to copy numbers.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use crate::api::Phase;
+
+/// Makes an enum whose variants are label values.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The label's value.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+                EncodeLabelValue::encode(&self.as_str(), encoder)
+            }
+        }
+    };
+}
+
+label! {
+    /// Resource, with its subresource, as an API server names it.
+    #[allow(missing_docs)]
+    Resource {
+        AgentApprovals = "agentapprovals",
+        AgentIdentities = "agentidentities",
+        AgentIdentitiesStatus = "agentidentities/status",
+        AgentPolicies = "agentpolicies",
+        AgentPoliciesStatus = "agentpolicies/status",
+        AgentTasks = "agenttasks",
+        AgentTasksStatus = "agenttasks/status",
+        ClusterAgentPolicies = "clusteragentpolicies",
+        ClusterAgentPoliciesStatus = "clusteragentpolicies/status",
+        CronJobs = "cronjobs",
+        DaemonSets = "daemonsets",
+        Deployments = "deployments",
+        EphemeralContainers = "pods/ephemeralcontainers",
+        Events = "events",
+        Jobs = "jobs",
+        Leases = "leases",
+        MutatingWebhooks = "mutatingwebhookconfigurations",
+        PodTemplates = "podtemplates",
+        Pods = "pods",
+        PolicyWaivers = "policywaivers",
+        ReplicaSets = "replicasets",
+        ReplicationControllers = "replicationcontrollers",
+        RoleBindings = "rolebindings",
+        Roles = "roles",
+        Secrets = "secrets",
+        ServiceAccounts = "serviceaccounts",
+        ServiceAccountTokens = "serviceaccounts/token",
+        StatefulSets = "statefulsets",
+        SubjectAccessReviews = "subjectaccessreviews",
+        TaskScopes = "taskscopes",
+        TaskScopesStatus = "taskscopes/status",
+        TokenReviews = "tokenreviews",
+        ToolServers = "toolservers",
+        ToolServersStatus = "toolservers/status",
+        ValidatingWebhooks = "validatingwebhookconfigurations",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+impl Resource {
+    /// The resource of this name (`pods`, `serviceaccounts/token`), or [`Resource::Other`].
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        Self::ALL.iter().copied().find(|resource| resource.as_str() == name).unwrap_or(Self::Other)
+    }
+}
+
+label! {
+    /// What an admission request does to its object.
+    #[allow(missing_docs)]
+    Operation { Create = "create", Update = "update", Delete = "delete", Connect = "connect" }
+}
+
+label! {
+    /// How an admission review was answered.
+    Outcome {
+        /// With or without changes and warnings.
+        Allowed = "allowed",
+        /// By a rule.
+        Denied = "denied",
+        /// Not by a rule: the request could not be read or judged. It was refused as well.
+        Error = "error",
+    }
+}
+
+label! {
+    /// Kind that is reconciled.
+    #[allow(missing_docs)]
+    Kind {
+        AgentIdentity = "AgentIdentity",
+        AgentPolicy = "AgentPolicy",
+        AgentTask = "AgentTask",
+        ClusterAgentPolicy = "ClusterAgentPolicy",
+        TaskScope = "TaskScope",
+        ToolServer = "ToolServer",
+    }
+}
+
+label! {
+    /// How one look at an object ended.
+    Reconciled {
+        /// The cluster was as it should be.
+        Unchanged = "unchanged",
+        /// Something was written.
+        Changed = "changed",
+        /// The object asks for what it may not have.
+        Refused = "refused",
+        /// It failed and is tried again.
+        Error = "error",
+    }
+}
+
+label! {
+    /// How an object was written.
+    #[allow(missing_docs)]
+    Verb { Create = "create", Update = "update", Patch = "patch", Delete = "delete" }
+}
+
+label! {
+    /// Where a task stands.
+    #[allow(missing_docs)]
+    TaskPhase { Pending = "pending", Active = "active", Ended = "ended", Refused = "refused" }
+}
+
+impl From<Phase> for TaskPhase {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Pending => Self::Pending,
+            Phase::Active => Self::Active,
+            Phase::Ended => Self::Ended,
+            Phase::Refused => Self::Refused,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Review {
+    resource: Resource,
+    operation: Operation,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Look {
+    kind: Kind,
+    outcome: Reconciled,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Write {
+    verb: Verb,
+    resource: Resource,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InPhase {
+    phase: TaskPhase,
+}
+
+/// Everything that is counted. One for the process, shared by whatever counts.
+#[derive(Debug)]
+pub struct Metrics {
+    admission_reviews: Family<Review, Counter>,
+    admission_duration: Histogram,
+    reconciles: Family<Look, Counter>,
+    reconcile_duration: Histogram,
+    api_writes: Family<Write, Counter>,
+    tasks: Family<InPhase, Gauge>,
+    tokens_minted: Counter,
+    certificate_expiry: Gauge,
+}
+
+/// A verdict takes microseconds; what takes longer than a second has failed its caller.
+const ADMISSION_BUCKETS: [f64; 12] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
+/// A look is a handful of API calls.
+const RECONCILE_BUCKETS: [f64; 11] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+impl Metrics {
+    /// Registers every metric under the prefix `mandate_`.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            admission_reviews: Family::default(),
+            admission_duration: Histogram::new(ADMISSION_BUCKETS),
+            reconciles: Family::default(),
+            reconcile_duration: Histogram::new(RECONCILE_BUCKETS),
+            api_writes: Family::default(),
+            tasks: Family::default(),
+            tokens_minted: Counter::default(),
+            certificate_expiry: Gauge::default(),
+        };
+        let Self {
+            admission_reviews,
+            admission_duration,
+            reconciles,
+            reconcile_duration,
+            api_writes,
+            tasks,
+            tokens_minted,
+            certificate_expiry,
+        } = &metrics;
+        let to = registry.sub_registry_with_prefix("mandate");
+        to.register("admission_reviews", "Admission reviews answered", admission_reviews.clone());
+        to.register_with_unit(
+            "admission_duration",
+            "Time from a review's last byte to its answer",
+            Unit::Seconds,
+            admission_duration.clone(),
+        );
+        to.register("reconciles", "Looks at an object", reconciles.clone());
+        to.register_with_unit("reconcile_duration", "Time one look took", Unit::Seconds, reconcile_duration.clone());
+        to.register("api_writes", "Objects written in the cluster", api_writes.clone());
+        to.register("tasks", "Tasks in each phase", tasks.clone());
+        to.register("tokens_minted", "Tokens requested for tasks and issued", tokens_minted.clone());
+        to.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the serving certificate expires, in Unix time; 0 before there is one",
+            Unit::Seconds,
+            certificate_expiry.clone(),
+        );
+        metrics
+    }
+
+    /// An admission review was answered.
+    pub fn reviewed(&self, resource: Resource, operation: Operation, outcome: Outcome, took: Duration) {
+        self.admission_reviews.get_or_create(&Review { resource, operation, outcome }).inc();
+        self.admission_duration.observe(took.as_secs_f64());
+    }
+
+    /// An object was looked at.
+    pub fn reconciled(&self, kind: Kind, outcome: Reconciled, took: Duration) {
+        self.reconciles.get_or_create(&Look { kind, outcome }).inc();
+        self.reconcile_duration.observe(took.as_secs_f64());
+    }
+
+    /// An object was written.
+    pub fn wrote(&self, verb: Verb, resource: Resource) {
+        self.api_writes.get_or_create(&Write { verb, resource }).inc();
+    }
+
+    /// So many tasks are in this phase now.
+    pub fn tasks(&self, phase: TaskPhase, count: usize) {
+        self.tasks.get_or_create(&InPhase { phase }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A token was issued.
+    pub fn minted(&self) {
+        self.tokens_minted.inc();
+    }
+
+    /// The certificate served from now on expires then.
+    pub fn certificate_expires(&self, at: Timestamp) {
+        self.certificate_expiry.set(at.as_second());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_names_what_was_counted() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.reviewed(Resource::of("pods"), Operation::Create, Outcome::Denied, Duration::from_micros(80));
+        metrics.reconciled(Kind::AgentTask, Reconciled::Changed, Duration::from_millis(7));
+        metrics.wrote(Verb::Patch, Resource::AgentTasksStatus);
+        metrics.tasks(Phase::Active.into(), 3);
+        metrics.minted();
+        metrics.certificate_expires(Timestamp::from_second(1_800_000_000).unwrap());
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        for line in [
+            r#"mandate_admission_reviews_total{resource="pods",operation="create",outcome="denied"} 1"#,
+            r#"mandate_admission_duration_seconds_bucket{le="0.0001"} 1"#,
+            r#"mandate_reconciles_total{kind="AgentTask",outcome="changed"} 1"#,
+            r#"mandate_api_writes_total{verb="patch",resource="agenttasks/status"} 1"#,
+            r#"mandate_tasks{phase="active"} 3"#,
+            "mandate_tokens_minted_total 1",
+            "mandate_certificate_expiry_timestamp_seconds 1800000000",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line}\nnot in\n{page}");
+        }
+    }
+
+    #[test]
+    fn a_resource_nobody_knows_is_counted_as_other() {
+        assert_eq!(Resource::of("widgets"), Resource::Other);
+        assert_eq!(Resource::of("serviceaccounts/token"), Resource::ServiceAccountTokens);
+    }
+}
