@@ -10,3 +10,4 @@ pub mod connect;
 pub mod event;
 pub mod observe;
 pub mod token;
+pub mod world;

@@ -16,6 +16,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::channel::mpsc;
 use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
@@ -29,17 +30,20 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, TaskScope};
+use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Phase, TaskScope};
 use crate::clock::Clock;
 use crate::cluster::observe::{self, Facts};
 use crate::decide::grant;
 use crate::metrics::Metrics;
-use crate::serve::{Handle, Stop};
+use crate::serve::Stop;
+use crate::serve::readiness::Handle;
 
 use backoff::Backoff;
 
 /// How many tasks are worked on at once.
 const CONCURRENCY: u16 = 32;
+/// How often tasks are counted for the metrics.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// How many changes may wait to be told to the work queue.
 const QUEUE: usize = 4096;
 
@@ -50,7 +54,6 @@ struct Context {
     instance: String,
     metrics: Arc<Metrics>,
     backoff: Backoff,
-    tasks: Store<AgentTask>,
     identities: Store<AgentIdentity>,
     scopes: Store<TaskScope>,
     policies: Store<AgentPolicy>,
@@ -98,9 +101,8 @@ pub async fn run(client: Client, instance: String, metrics: Arc<Metrics>, ready:
         client: client.clone(),
         clock: Clock::default(),
         instance,
-        metrics,
+        metrics: metrics.clone(),
         backoff: Backoff::default(),
-        tasks: tasks.clone(),
         identities: identities.clone(),
         scopes: scopes.clone(),
         policies: policies.clone(),
@@ -119,7 +121,7 @@ pub async fn run(client: Client, instance: String, metrics: Arc<Metrics>, ready:
         };
         tokio::select! {
             () = known => {}
-            () = stop.clone().requested() => return,
+            () = stop.requested() => return,
         }
         info!("everything is known; work begins");
         drop(ready);
@@ -131,18 +133,19 @@ pub async fn run(client: Client, instance: String, metrics: Arc<Metrics>, ready:
         let work_on_tasks = Controller::for_stream(task_stream, tasks.clone())
             .with_config(Config::default().concurrency(CONCURRENCY))
             .reconcile_on(changes)
-            .graceful_shutdown_on(stop.clone().requested())
+            .graceful_shutdown_on(requested(stop.clone()))
             .run(task::reconcile, task::failed, context.clone())
             .for_each(|_| std::future::ready(()));
         let work_on_identities = Controller::new(Api::<AgentIdentity>::all(client.clone()), watcher::Config::default())
             .owns(Api::<ServiceAccount>::all(client.clone()), watcher::Config::default().labels("mandate.dev/agent"))
-            .graceful_shutdown_on(stop.clone().requested())
+            .graceful_shutdown_on(requested(stop.clone()))
             .run(identity::reconcile, identity::failed, context.clone())
             .for_each(|_| std::future::ready(()));
         tokio::join!(work_on_tasks, work_on_identities);
     };
     tokio::select! {
         () = work => Ok(()),
+        () = count(&tasks, &metrics) => Ok(()),
         () = identity_watch => Err(ControllerError::Watch("AgentIdentity")),
         () = scope_watch => Err(ControllerError::Watch("TaskScope")),
         () = policy_watch => Err(ControllerError::Watch("AgentPolicy")),
@@ -189,4 +192,22 @@ where
         }
     };
     (store, watch.boxed())
+}
+
+/// The stop as a future of its own, as a controller wants it.
+async fn requested(stop: Stop) {
+    stop.requested().await;
+}
+
+/// Counts the tasks in each phase, now and then, for as long as the process lives.
+async fn count(tasks: &Store<AgentTask>, metrics: &Metrics) {
+    let mut often = tokio::time::interval(COUNT_EVERY);
+    loop {
+        often.tick().await;
+        let phase = |task: &AgentTask| task.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
+        let all = tasks.state();
+        for wanted in [Phase::Pending, Phase::Active, Phase::Ended, Phase::Refused] {
+            metrics.tasks(wanted.into(), all.iter().filter(|task| phase(task) == wanted).count());
+        }
+    }
 }

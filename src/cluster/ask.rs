@@ -28,18 +28,16 @@ pub async fn ask(client: &Client, questions: &[Question]) -> Result<Result<(), B
 /// The API server could not answer; nobody may take that for a yes.
 pub async fn ask_all(client: &Client, questions: &[Question]) -> Result<Vec<Because>, kube::Error> {
     let api: Api<SubjectAccessReview> = Api::all(client.clone());
-    let answers: Vec<Option<Because>> = stream::iter(questions.iter().map(|question| {
-        let api = api.clone();
-        async move {
-            let answer = api.create(&PostParams::default(), &review(question)).await?;
-            let allowed = answer.status.is_some_and(|status| status.allowed && status.denied != Some(true));
-            Ok::<_, kube::Error>((!allowed).then(|| question.otherwise.clone()))
-        }
-    }))
-    .buffered(AT_ONCE)
-    .try_collect()
-    .await?;
+    let put: Vec<_> = questions.iter().cloned().map(|question| put(api.clone(), question)).collect();
+    let answers: Vec<Option<Because>> = stream::iter(put).buffered(AT_ONCE).try_collect().await?;
     Ok(answers.into_iter().flatten().collect())
+}
+
+/// Puts one question and gives back what a "no" means.
+async fn put(api: Api<SubjectAccessReview>, question: Question) -> Result<Option<Because>, kube::Error> {
+    let answer = api.create(&PostParams::default(), &review(&question)).await?;
+    let allowed = answer.status.is_some_and(|status| status.allowed && status.denied != Some(true));
+    Ok((!allowed).then_some(question.otherwise))
 }
 
 fn review(Question { who, namespace, permission, otherwise: _ }: &Question) -> SubjectAccessReview {

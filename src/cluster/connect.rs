@@ -1,6 +1,6 @@
 //! A client for the API server, from where the process runs.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -24,19 +24,34 @@ pub enum ConnectError {
     Client(#[source] Box<kube::Error>),
 }
 
-/// A client: from `kubeconfig` where it is named, else from the pod's ServiceAccount, else
-/// from the user's kubeconfig. In a pod a stray `KUBECONFIG` cannot send Mandate elsewhere.
+/// Which cluster is meant, where not the one that is found by itself.
+#[derive(Clone, Debug, Default)]
+pub struct Target {
+    /// kubeconfig file.
+    pub kubeconfig: Option<PathBuf>,
+    /// Context in it.
+    pub context: Option<String>,
+}
+
+/// A client: from the kubeconfig or context that is named, else from the pod's
+/// ServiceAccount, else from the user's kubeconfig. In a pod a stray `KUBECONFIG` cannot
+/// send Mandate elsewhere.
 ///
 /// # Errors
 /// [`ConnectError`].
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
-    let mut config = match kubeconfig {
-        Some(path) => {
+pub async fn connect(target: &Target) -> Result<Client, ConnectError> {
+    let options = KubeConfigOptions { context: target.context.clone(), ..KubeConfigOptions::default() };
+    let mut config = match target {
+        Target { kubeconfig: Some(path), .. } => {
             let named = |source| ConnectError::File { path: path.display().to_string(), source };
             let file = Kubeconfig::read_from(path).map_err(named)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(named)?
+            Config::from_custom_kubeconfig(file, &options).await.map_err(named)?
         }
-        None => match Config::incluster() {
+        Target { context: Some(context), .. } => {
+            let named = |source| ConnectError::File { path: format!("context {context}"), source };
+            Config::from_kubeconfig(&options).await.map_err(named)?
+        }
+        Target { .. } => match Config::incluster() {
             Ok(config) => config,
             Err(_) => Config::infer().await.map_err(|error| ConnectError::Nowhere(Box::new(error)))?,
         },

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::Context;
 use crate::api::{AgentIdentity, AgentIdentityStatus, Conditions, names};
+use crate::metrics::{Kind, Reconciled};
 use crate::cluster::apply::{self, ApplyError};
 
 /// Why an identity could not be brought to where it should be.
@@ -41,11 +42,11 @@ const REFUSED: Duration = Duration::from_secs(60);
 pub(super) async fn reconcile(identity: Arc<AgentIdentity>, context: Arc<Context>) -> Result<Action, IdentityError> {
     let started = Instant::now();
     let result = bring(&identity, &context).await;
-    context.metrics.reconciled("AgentIdentity", if result.is_ok() { "ok" } else { "api" }, started.elapsed());
-    if result.is_ok() {
-        context.backoff.worked(&key(&identity));
-    }
-    result
+    let outcome = result.as_ref().map_or(Reconciled::Error, |(outcome, _)| *outcome);
+    context.metrics.reconciled(Kind::AgentIdentity, outcome, started.elapsed());
+    let (_, next) = result?;
+    context.backoff.worked(&key(&identity));
+    Ok(next)
 }
 
 pub(super) fn failed(identity: Arc<AgentIdentity>, error: &IdentityError, context: Arc<Context>) -> Action {
@@ -58,9 +59,9 @@ fn key(identity: &AgentIdentity) -> String {
     format!("agent {}/{}", identity.namespace().unwrap_or_default(), identity.name_any())
 }
 
-async fn bring(identity: &AgentIdentity, context: &Context) -> Result<Action, IdentityError> {
+async fn bring(identity: &AgentIdentity, context: &Context) -> Result<(Reconciled, Action), IdentityError> {
     if identity.metadata.deletion_timestamp.is_some() {
-        return Ok(Action::await_change()); // the garbage collector takes the ServiceAccount
+        return Ok((Reconciled::Unchanged, Action::await_change())); // the garbage collector takes the ServiceAccount
     }
     let (account, refusal) = match apply::ensure_identity(&context.client, identity).await {
         Ok(account) => (Some(account), None),
@@ -91,7 +92,7 @@ async fn bring(identity: &AgentIdentity, context: &Context) -> Result<Action, Id
     }
     let status = AgentIdentityStatus { observed_generation: identity.metadata.generation, service_account: account, conditions: conditions.into_vec() };
     if identity.status.as_ref() == Some(&status) {
-        return Ok(next);
+        return Ok((Reconciled::Unchanged, next));
     }
     let api: Api<AgentIdentity> = Api::namespaced(context.client.clone(), &identity.namespace().unwrap_or_default());
     let body = json!({
@@ -101,8 +102,8 @@ async fn bring(identity: &AgentIdentity, context: &Context) -> Result<Action, Id
         "status": status,
     });
     match api.patch_status(&identity.name_any(), &PatchParams::apply(names::MANAGER).force(), &Patch::Apply(&body)).await {
-        Ok(_) => Ok(next),
-        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(next),
+        Ok(_) => Ok((if refusal.is_some() { Reconciled::Refused } else { Reconciled::Changed }, next)),
+        Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok((Reconciled::Unchanged, next)),
         Err(source) => Err(IdentityError::Status { agent: identity.name_any(), source: Box::new(source) }),
     }
 }

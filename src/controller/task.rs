@@ -11,10 +11,11 @@ use serde_json::json;
 use tracing::{debug, info, warn};
 
 use super::Context;
-use crate::api::{AgentTask, AgentTaskStatus, ClusterAgentPolicySpec, Workloads, names};
+use crate::api::{AgentTask, AgentTaskStatus, ClusterAgentPolicySpec, Phase, Workloads, names};
 use crate::cluster::apply::{ApplyError, Work};
 use crate::cluster::{ask, event};
 use crate::decide::check::is_over;
+use crate::metrics::{Kind, Reconciled};
 use crate::decide::grant::{self, Observed, Owned, Plan};
 
 /// Why a task could not be brought to where it should be.
@@ -46,16 +47,6 @@ pub enum TaskError {
     },
 }
 
-impl TaskError {
-    fn category(&self) -> &'static str {
-        match self {
-            Self::Apply { source, .. } => source.category(),
-            Self::Ask { .. } => "ask",
-            Self::Status { .. } => "status",
-        }
-    }
-}
-
 /// Waits at the longest this long before a task is looked at again: timers that never fire
 /// would go unnoticed, and this costs one look in memory.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
@@ -63,15 +54,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 pub(super) async fn reconcile(task: Arc<AgentTask>, context: Arc<Context>) -> Result<Action, TaskError> {
     let started = Instant::now();
     let result = bring(&task, &context).await;
-    let outcome = match &result {
-        Ok(_) => "ok",
-        Err(error) => error.category(),
-    };
-    context.metrics.reconciled("AgentTask", outcome, started.elapsed());
-    if result.is_ok() {
-        context.backoff.worked(&key(&task));
-    }
-    result
+    let outcome = result.as_ref().map_or(Reconciled::Error, |(outcome, _)| *outcome);
+    context.metrics.reconciled(Kind::AgentTask, outcome, started.elapsed());
+    let (_, next) = result?;
+    context.backoff.worked(&key(&task));
+    Ok(next)
 }
 
 pub(super) fn failed(task: Arc<AgentTask>, error: &TaskError, context: Arc<Context>) -> Action {
@@ -96,7 +83,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn bring(task: &AgentTask, context: &Context) -> Result<Action, TaskError> {
+async fn bring(task: &AgentTask, context: &Context) -> Result<(Reconciled, Action), TaskError> {
     let now = context.clock.now();
     let plan = judge(task, context, now).await?;
     let work = Work::new(&context.client, task);
@@ -113,7 +100,14 @@ async fn bring(task: &AgentTask, context: &Context) -> Result<Action, TaskError>
     if !plan.steps.is_empty() {
         debug!(task = key(task), steps = plan.steps.len(), "steps were carried out");
     }
-    context.metrics.minted(issued.iter().filter(|credential| credential.expires_at.is_some()).count());
+    let outcome = match &plan.report {
+        Some(report) if report.warning && plan.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Refused)) => Reconciled::Refused,
+        _ if plan.steps.is_empty() && plan.report.is_none() => Reconciled::Unchanged,
+        _ => Reconciled::Changed,
+    };
+    for _ in issued.iter().filter(|credential| credential.expires_at.is_some()) {
+        context.metrics.minted();
+    }
     if let Some(status) = plan.status {
         let status = grant::settle(status, issued);
         write(task, context, status).await?;
@@ -122,13 +116,14 @@ async fn bring(task: &AgentTask, context: &Context) -> Result<Action, TaskError>
         info!(task = key(task), reason = report.because.reason.as_str(), "the task changed");
         event::publish(&context.client, &context.instance, task, "Decide", report, now).await;
     }
-    Ok(match plan.look_again {
+    let next = match plan.look_again {
         Some(at) => {
             let wait = Duration::try_from(at.duration_since(context.clock.now())).unwrap_or_default();
             Action::requeue(wait.min(LONGEST_WAIT))
         }
         None => Action::await_change(),
-    })
+    };
+    Ok((outcome, next))
 }
 
 /// Plans, and where the plan asks, asks and plans again.

@@ -1,0 +1,38 @@
+//! `mandate explain RULE`: what a rule finds, why it matters, what to write instead.
+
+use std::io::Write as _;
+
+use super::Outcome;
+use crate::decide::rule::{self, Level, RULES};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The rule's id, as denials name it; without one, all rules are listed
+    rule: Option<String>,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let mut out = std::io::stdout().lock();
+    let Some(id) = &args.rule else {
+        for rule in RULES {
+            writeln!(out, "{:<28} {:<10} {}", rule.id, level(rule.level), rule.what)?;
+        }
+        return Ok(Outcome::Done);
+    };
+    let Some(rule) = rule::find(id) else {
+        anyhow::bail!("there is no rule `{id}`; `mandate explain` lists them");
+    };
+    writeln!(out, "{}  (refused from profile {} on; since {})\n\nFinds: {}\n\nWhy: {}\n\nInstead: {}", rule.id, level(rule.level), rule.since, rule.what, rule.why, rule.fix)?;
+    for reference in rule.references {
+        writeln!(out, "\nSee: {reference}")?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Always => "always",
+        Level::Baseline => "baseline",
+        Level::Restricted => "restricted",
+    }
+}

@@ -1,0 +1,333 @@
+//! The admission webhook: an AdmissionReview in, an AdmissionReview out
+//! (admission.k8s.io/v1).
+//!
+//! Flow: the body is read as raw JSON, the world is looked at, the pure part judges; only
+//! for Mandate's own kinds the API server is asked who holds what. Nothing is written, so
+//! a dry run is like any other.
+//!
+//! Guarantees: a request that cannot be read, judged in time, or taken on at all is
+//! refused with a text that says so; the registration's `failurePolicy: Fail` does the same
+//! where no answer comes. No body is ever logged: it may hold a Secret.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use base64::Engine as _;
+use kube::Client;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::cluster::ask;
+use crate::cluster::world::Shared;
+use crate::decide::admit::{self, Operation, Review};
+use crate::decide::finding::{Finding, Severity, Verdict};
+use crate::decide::json::Value;
+use crate::decide::mutate;
+use crate::metrics::{self, Metrics, Outcome};
+
+/// Largest body: the API server takes objects of up to 3 MiB, and an update holds two.
+const LARGEST_BODY: usize = 8 * 1024 * 1024;
+/// Reviews at once; more are refused, so that those under way are answered in time.
+const MOST_AT_ONCE: usize = 512;
+/// Longest time for a review where the API server names none.
+const LONGEST: Duration = Duration::from_secs(5);
+/// The API server cuts single warnings at this many characters.
+const LONGEST_WARNING: usize = 250;
+
+/// What every review works with.
+pub struct Webhook {
+    /// What is known.
+    pub world: Shared,
+    /// For questions about Mandate's own kinds.
+    pub client: Client,
+    /// The time.
+    pub clock: Clock,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+struct Shop {
+    webhook: Webhook,
+    places: Semaphore,
+}
+
+/// The routes `/validate` and `/mutate`.
+pub fn router(webhook: Webhook) -> Router {
+    let shop = Arc::new(Shop { webhook, places: Semaphore::new(MOST_AT_ONCE) });
+    Router::new()
+        .route("/validate", post(validate))
+        .route("/mutate", post(change))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(shop)
+}
+
+/// The parts of an AdmissionReview that are looked at, borrowed from its body.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    request: Request<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    uid: String,
+    resource: Named,
+    #[serde(default)]
+    sub_resource: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    namespace: String,
+    operation: String,
+    #[serde(borrow, default, deserialize_with = "value")]
+    user_info: Value<'a>,
+    #[serde(borrow, default, deserialize_with = "value")]
+    object: Value<'a>,
+    #[serde(borrow, default, deserialize_with = "value")]
+    old_object: Value<'a>,
+}
+
+/// A raw value: it borrows for as long as the body lives, which is longer than needed.
+fn value<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Value<'a>, D::Error> {
+    Value::deserialize(deserializer)
+}
+
+#[derive(Deserialize)]
+struct Named {
+    #[serde(default)]
+    group: String,
+    resource: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Reply {
+    api_version: &'static str,
+    kind: &'static str,
+    response: Answer,
+}
+
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    uid: String,
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    audit_annotations: std::collections::BTreeMap<&'static str, String>,
+}
+
+#[derive(Serialize)]
+struct Status {
+    code: u16,
+    reason: &'static str,
+    message: String,
+}
+
+impl Answer {
+    fn refuse(uid: String, code: u16, reason: &'static str, message: String) -> Self {
+        Self { uid, status: Some(Status { code, reason, message }), ..Self::default() }
+    }
+
+    fn send(self) -> Response {
+        let reply = Reply { api_version: "admission.k8s.io/v1", kind: "AdmissionReview", response: self };
+        match serde_json::to_vec(&reply) {
+            Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+            Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written").into_response(),
+        }
+    }
+}
+
+fn read(body: &[u8]) -> Result<Request<'_>, Box<Response>> {
+    match serde_json::from_slice::<Envelope<'_>>(body) {
+        Ok(envelope) => Ok(envelope.request),
+        // Without the uid there is no review to answer: the API server applies failurePolicy.
+        Err(error) => Err(Box::new((StatusCode::BAD_REQUEST, format!("this is not an AdmissionReview of admission.k8s.io/v1: {error}")).into_response())),
+    }
+}
+
+fn operation(request: &Request<'_>) -> Option<Operation> {
+    match request.operation.as_str() {
+        "CREATE" => Some(Operation::Create),
+        "UPDATE" => Some(Operation::Update),
+        _ => None,
+    }
+}
+
+/// What is left of the time that the API server gives (`?timeout=5s`).
+fn time_limit(query: Option<&str>) -> Duration {
+    let asked = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("timeout="));
+    let asked = asked.and_then(|text| text.strip_suffix('s')).and_then(|seconds| seconds.parse::<f64>().ok());
+    let asked = asked.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(LONGEST).min(LONGEST * 2);
+    // Some of it goes on the way back.
+    asked.mul_f64(0.9)
+}
+
+/// Counts the review and gives back its answer.
+fn done(shop: &Shop, request: &Request<'_>, started: Instant, outcome: Outcome, answer: Answer) -> Response {
+    let resource = if request.sub_resource.is_empty() {
+        metrics::Resource::of(&request.resource.resource)
+    } else {
+        metrics::Resource::of(&format!("{}/{}", request.resource.resource, request.sub_resource))
+    };
+    let operation = match request.operation.as_str() {
+        "CREATE" => metrics::Operation::Create,
+        "UPDATE" => metrics::Operation::Update,
+        "DELETE" => metrics::Operation::Delete,
+        _ => metrics::Operation::Connect,
+    };
+    shop.webhook.metrics.reviewed(resource, operation, outcome, started.elapsed());
+    answer.send()
+}
+
+const BUSY: &str = "Mandate's webhook has as many reviews under way as it can answer in time; try again";
+
+async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, body: Bytes) -> Response {
+    let started = Instant::now();
+    let Ok(_place) = shop.places.try_acquire() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, BUSY).into_response();
+    };
+    let request = match read(&body) {
+        Ok(request) => request,
+        Err(response) => return *response,
+    };
+    let uid = request.uid.clone();
+    let Some(operation) = operation(&request) else {
+        // Deletions and connections are never blocked here.
+        return done(&shop, &request, started, Outcome::Allowed, Answer { uid, allowed: true, ..Answer::default() });
+    };
+    let user = mutate::requester(&request.user_info);
+    let review = review(&request, operation, &user);
+    let now = shop.webhook.clock.now();
+    let mut verdict = admit::admit(&shop.webhook.world.read().unwrap_or_else(std::sync::PoisonError::into_inner), &review, now);
+    if !verdict.questions.is_empty() && !verdict.is_denied() {
+        let asked = ask::ask_all(&shop.webhook.client, &verdict.questions);
+        match tokio::time::timeout(time_limit(query.as_deref()), asked).await {
+            Ok(Ok(refusals)) => {
+                let mut findings = std::mem::take(&mut verdict.findings);
+                findings.extend(refusals.iter().map(|because| admit::refused(&review, because)));
+                verdict = Verdict::new(findings);
+            }
+            failed => {
+                let cause = failed.map_or_else(|_| "no answer in time".to_owned(), |failed| failed.err().map(|e| e.to_string()).unwrap_or_default());
+                warn!(cause, "the API server could not be asked who holds what");
+                let text = "Mandate could not ask the API server who holds what this object grants; try again".to_owned();
+                return done(&shop, &request, started, Outcome::Error, Answer::refuse(uid, 503, "ServiceUnavailable", text));
+            }
+        }
+    }
+    let outcome = if verdict.is_denied() { Outcome::Denied } else { Outcome::Allowed };
+    let answer = answer(uid, &request, &verdict);
+    done(&shop, &request, started, outcome, answer)
+}
+
+fn answer(uid: String, request: &Request<'_>, verdict: &Verdict) -> Answer {
+    let mut answer = Answer { allowed: !verdict.is_denied(), ..Answer::default() };
+    if verdict.is_denied() {
+        answer = Answer::refuse(String::new(), 403, "Forbidden", verdict.denial());
+        let rules = ids(verdict, Severity::Deny);
+        info!(resource = request.resource.resource, namespace = request.namespace, name = request.name, rules, "denied");
+        answer.audit_annotations.insert("denied-by", rules);
+    }
+    answer.uid = uid;
+    answer.warnings = verdict.of(Severity::Warn).map(warning).collect();
+    if verdict.of(Severity::Audit).next().is_some() {
+        let findings: Vec<String> = verdict.of(Severity::Audit).map(Finding::to_string).collect();
+        answer.audit_annotations.insert("findings", findings.join("\n"));
+    }
+    answer
+}
+
+fn ids(verdict: &Verdict, severity: Severity) -> String {
+    let mut ids: Vec<&str> = verdict.of(severity).map(|finding| finding.rule).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids.join(",")
+}
+
+fn warning(finding: &Finding) -> String {
+    format!("[{}] {}: {} ({})", finding.rule, finding.path, finding.message, finding.policy).chars().take(LONGEST_WARNING).collect()
+}
+
+fn review<'a>(request: &'a Request<'a>, operation: Operation, user: &'a crate::api::Requester) -> Review<'a> {
+    Review {
+        operation,
+        group: &request.resource.group,
+        resource: &request.resource.resource,
+        subresource: &request.sub_resource,
+        namespace: &request.namespace,
+        name: &request.name,
+        user,
+        object: &request.object,
+        old: (!request.old_object.is_null()).then_some(&request.old_object),
+    }
+}
+
+async fn change(State(shop): State<Arc<Shop>>, body: Bytes) -> Response {
+    let started = Instant::now();
+    let Ok(_place) = shop.places.try_acquire() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, BUSY).into_response();
+    };
+    let request = match read(&body) {
+        Ok(request) => request,
+        Err(response) => return *response,
+    };
+    let mut answer = Answer { uid: request.uid.clone(), allowed: true, ..Answer::default() };
+    if let Some(operation) = operation(&request) {
+        let user = mutate::requester(&request.user_info);
+        let now = shop.webhook.clock.now();
+        let world = shop.webhook.world.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let changes = mutate::mutate(&world, &review(&request, operation, &user), now);
+        drop(world);
+        answer.warnings = changes.warnings;
+        if !changes.patch.is_empty() {
+            match serde_json::to_vec(&changes.patch) {
+                Ok(patch) => {
+                    answer.patch = Some(base64::engine::general_purpose::STANDARD.encode(patch));
+                    answer.patch_type = Some("JSONPatch");
+                }
+                Err(_) => answer = Answer::refuse(request.uid.clone(), 500, "InternalError", "the changes could not be written".to_owned()),
+            }
+        }
+    }
+    done(&shop, &request, started, Outcome::Allowed, answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_limit_of_the_api_server_is_kept() {
+        assert_eq!(time_limit(Some("timeout=2s")), Duration::from_secs(2).mul_f64(0.9));
+        assert_eq!(time_limit(Some("a=b&timeout=1s")), Duration::from_secs(1).mul_f64(0.9));
+        for garbage in [None, Some(""), Some("timeout=soon"), Some("timeout=-1s"), Some("timeout=NaNs"), Some("timeout=1e300s")] {
+            let limit = time_limit(garbage);
+            assert!(limit <= LONGEST * 2, "{garbage:?}: {limit:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_review_is_refused_and_never_a_panic() {
+        let deep = format!(r#"{{"request":{{"uid":"1","object":{}}}}}"#, "[".repeat(100_000));
+        for garbage in [b"".as_slice(), b"{}", b"null", b"[]", b"{\"request\":1}", b"\xff\xfe", deep.as_bytes()] {
+            assert!(read(garbage).is_err());
+        }
+    }
+}
