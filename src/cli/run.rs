@@ -1,13 +1,229 @@
-//! `mandate run`: the long-lived roles.
+//! `mandate run`: the long-lived roles, alone or together.
+//!
+//! Each role ends the process when it cannot go on; the cluster starts it anew. On SIGTERM
+//! readiness fails first, requests under way are answered, and the Lease is given back so
+//! that a successor begins at once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use kube::Client;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tracing::info;
 
 use super::Outcome;
+use crate::clock::Clock;
+use crate::cluster::certificate::{self, Lives, Own, Settings};
+use crate::cluster::connect::{Target, connect};
+use crate::cluster::{lease, world};
+use crate::controller;
+use crate::decide::world::World;
+use crate::metrics::Metrics;
+use crate::serve::admin::{self, Admin};
+use crate::serve::files::Files;
+use crate::serve::{self, Limits, Readiness, Serving, Stop};
+use crate::webhook::{self, Webhook};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Role {
     /// Turn tasks into authority and take it back
-    Controller,
+    Controller {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        controller: ControllerArgs,
+    },
+    /// Judge what is admitted to the cluster
+    Webhook {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        webhook: WebhookArgs,
+    },
+    /// All of it in one process, for a laptop
+    All {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        controller: ControllerArgs,
+        #[command(flatten)]
+        webhook: WebhookArgs,
+    },
 }
 
-pub(super) fn run(_: Role) -> anyhow::Result<Outcome> {
+#[derive(Debug, clap::Args)]
+pub(super) struct Common {
+    /// Namespace of Mandate itself
+    #[arg(long, default_value = "mandate-system", env = "MANDATE_NAMESPACE")]
+    namespace: String,
+    /// Namespace that is guarded; give it once for each
+    #[arg(long = "guard", value_name = "NAMESPACE")]
+    guarded: Vec<String>,
+    /// Address of the probes and metrics (plain HTTP)
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    admin: SocketAddr,
+    /// kubeconfig file [default: the pod's ServiceAccount, else as kubectl]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ControllerArgs {
+    /// Work only while holding the Lease `mandate-controller`, so that of several replicas one works
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    leader_elect: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct WebhookArgs {
+    /// Address of the webhook (HTTPS)
+    #[arg(long, default_value = "127.0.0.1:8443")]
+    listen: SocketAddr,
+    /// Service by which API servers call, in Mandate's namespace
+    #[arg(long, default_value = "mandate-webhook")]
+    service: String,
+    /// Further DNS name or address by which API servers call; give it once for each
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+    /// Serving certificate that somebody else renews, such as cert-manager [default: Mandate keeps its own]
+    #[arg(long, requires = "key_file", value_name = "FILE")]
+    cert_file: Option<PathBuf>,
+    /// Key of the serving certificate
+    #[arg(long, requires = "cert_file", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// User name of the controller [default: its ServiceAccount in Mandate's namespace]
+    #[arg(long, value_name = "USER")]
+    controller_user: Option<String>,
+}
+
+/// What the roles of one process share.
+struct Process {
+    common: Common,
+    client: Client,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    stop: Stop,
+}
+
+pub(super) fn run(role: Role) -> anyhow::Result<Outcome> {
+    super::runtime()?.block_on(async {
+        match role {
+            Role::Controller { common, controller } => process(common, Some(controller), None).await,
+            Role::Webhook { common, webhook } => process(common, None, Some(webhook)).await,
+            Role::All { common, controller, webhook } => process(common, Some(controller), Some(webhook)).await,
+        }
+    })?;
     Ok(Outcome::Done)
+}
+
+async fn process(common: Common, controller: Option<ControllerArgs>, webhook: Option<WebhookArgs>) -> anyhow::Result<()> {
+    let stop = Stop::on_signals()?;
+    let client = connect(&Target { kubeconfig: common.kubeconfig.clone(), context: None }).await?;
+    let mut registry = Registry::default();
+    let metrics = Arc::new(Metrics::register(&mut registry));
+    let readiness = Readiness::new();
+    let starting = readiness.handle("start");
+    let listener = listen(common.admin).await?;
+    let (end_admin, admin_ends) = Stop::new();
+    let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: None };
+    let admin = tokio::spawn(admin::serve(listener, pages, admin_ends));
+    let process = Process { common, client, metrics, readiness, stop };
+    let roles = async {
+        let controller = async { optional(controller, |args| work(&process, args)).await };
+        let webhook = async { optional(webhook, |args| review(&process, args)).await };
+        drop(starting);
+        // Where one role fails, the process ends: half a Mandate would look like a whole one.
+        tokio::try_join!(controller, webhook).map(|_| ())
+    };
+    let result = roles.await;
+    end_admin.stop();
+    let _ = admin.await;
+    result
+}
+
+async fn optional<A, F: Future<Output = anyhow::Result<()>>>(args: Option<A>, role: impl FnOnce(A) -> F) -> anyhow::Result<()> {
+    match args {
+        Some(args) => role(args).await,
+        None => Ok(()),
+    }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))
+}
+
+/// How long a replica tries to get the Lease before it counts as ready to stand by.
+const STANDBY_AFTER: Duration = Duration::from_secs(2);
+
+async fn work(process: &Process, args: ControllerArgs) -> anyhow::Result<()> {
+    let Process { common, client, metrics, readiness, stop } = process;
+    let ready = readiness.handle("controller");
+    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| "mandate-controller".to_owned());
+    let instance = lease::identity(&pod);
+    if !args.leader_elect {
+        return Ok(controller::run(client.clone(), instance, metrics.clone(), ready, stop.clone()).await?);
+    }
+    let mut ready = Some(ready);
+    let mut hold = std::pin::pin!(lease::hold(client.clone(), &common.namespace, "mandate-controller", &instance, lease::Timings::default(), stop.clone()));
+    let held = tokio::select! {
+        held = &mut hold => held,
+        () = tokio::time::sleep(STANDBY_AFTER) => {
+            info!("standing by: another replica holds the lease");
+            drop(ready.take());
+            hold.await
+        }
+    };
+    let Some(held) = held else { return Ok(()) };
+    let ready = ready.unwrap_or_else(|| readiness.handle("controller"));
+    tokio::select! {
+        result = controller::run(client.clone(), instance.clone(), metrics.clone(), ready, stop.clone()) => {
+            held.release().await;
+            Ok(result?)
+        }
+        () = held.lost() => bail!("the lease was lost to another replica"),
+    }
+}
+
+async fn review(process: &Process, args: WebhookArgs) -> anyhow::Result<()> {
+    let Process { common, client, metrics, readiness, stop } = process;
+    let controller = args.controller_user.unwrap_or_else(|| format!("system:serviceaccount:{}:mandate-controller", common.namespace));
+    let shared = Arc::new(RwLock::new(World { controller, guarded: common.guarded.iter().cloned().collect(), ..World::default() }));
+    let settings = match (args.cert_file, args.key_file) {
+        (Some(cert), Some(key)) => Settings::Files(Files::new(cert, key)),
+        _ => {
+            let mut names = certificate::service_names(&args.service, &common.namespace);
+            names.extend(args.hosts);
+            names.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
+            Settings::Own(Own {
+                namespace: common.namespace.clone(),
+                secret: "mandate-webhook-tls".to_owned(),
+                names,
+                validating: vec!["mandate".to_owned()],
+                mutating: vec!["mandate".to_owned()],
+                lives: Lives::default(),
+            })
+        }
+    };
+    let serving = Serving::new();
+    let listener = listen(args.listen).await?;
+    let app = webhook::router(Webhook { world: shared.clone(), client: client.clone(), clock: Clock::default(), metrics: metrics.clone() });
+    let certificates = certificate::keep(client.clone(), settings, serving.clone(), metrics.clone(), readiness.handle("certificate"), stop.clone());
+    let known = world::keep(client.clone(), shared, readiness);
+    let served = serve::https(listener, app, serving, stop.clone(), Limits::default());
+    tokio::select! {
+        ended = served => { let _ = ended?; Ok(()) }
+        () = known => bail!("a watch ended"),
+        result = async { result_or_wait(certificates.await, stop).await } => result,
+    }
+}
+
+/// Certificates are kept until the stop; then the server ends by itself.
+async fn result_or_wait(result: Result<(), certificate::Error>, stop: &Stop) -> anyhow::Result<()> {
+    result?;
+    stop.requested().await;
+    std::future::pending().await
 }

@@ -332,7 +332,7 @@ fn pair(dir: &BedDir, stem: &str, credential: &Credential) -> Result<()> {
 /// Ports nobody listens on, drawn from below the range the kernel hands out for
 /// outgoing connections: the API server's hundred connections to etcd would otherwise
 /// now and then sit on a port another component was promised.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
+pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut held = Vec::new();
     for _ in 0..1000 {
         let port = 10_000 + u16::try_from(random() % 20_000).unwrap_or_default();

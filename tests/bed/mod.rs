@@ -27,6 +27,7 @@ mod access;
 mod audit;
 mod controlplane;
 mod dir;
+pub mod mandate;
 mod pki;
 mod process;
 
@@ -42,6 +43,7 @@ use kube::{Api, ResourceExt as _};
 use tokio::sync::OnceCell;
 
 pub use audit::Call;
+pub use controlplane::free_ports;
 pub use process::Process;
 
 use dir::BedDir;

@@ -1,0 +1,184 @@
+//! Mandate itself, installed on a bed as an administrator would: what the binary prints is
+//! applied, and the roles run as their own restricted ServiceAccounts.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{ApiCapabilities, ApiResource, Scope, pinned_kind};
+use kube::{Api, Client, ResourceExt as _};
+use serde::Deserialize as _;
+
+use super::{Bed, Process};
+
+/// Namespace of Mandate on a bed.
+pub const NAMESPACE: &str = "mandate-system";
+/// How long a role may take until it is ready.
+const READY: Duration = Duration::from_secs(60);
+
+/// Mandate on a bed.
+pub struct Mandate<'a> {
+    bed: &'a Bed,
+    guarded: Vec<String>,
+    /// The controller; a test may end it and start it anew.
+    pub controller: Process,
+    /// The webhook.
+    pub webhook: Process,
+    controller_admin: u16,
+    webhook_port: u16,
+}
+
+/// The binary: the one that cargo built for the tests, or the one beside the demo.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("MANDATE_BIN") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe().context("find out where this program lies")?;
+    let found = own.ancestors().skip(1).take(3).map(|dir| dir.join("mandate")).find(|path| path.is_file());
+    found.context("the binary `mandate` is not built; `make build` does it, or name it in MANDATE_BIN")
+}
+
+/// Runs the binary to its end.
+pub fn run(args: &[&str]) -> Result<Output> {
+    Command::new(binary()?).args(args).env("KUBECONFIG", "no-kubeconfig-was-given").output().context("run mandate")
+}
+
+/// What the binary prints on standard output, where it succeeds.
+pub fn printed(args: &[&str]) -> Result<String> {
+    let output = run(args)?;
+    ensure!(output.status.success(), "mandate {args:?} failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The objects in a stream of YAML documents.
+pub fn objects(yaml: &str) -> Result<Vec<DynamicObject>> {
+    let values = serde_yaml::Deserializer::from_str(yaml).map(serde_json::Value::deserialize);
+    let values: Vec<serde_json::Value> = values.collect::<Result<_, _>>()?;
+    values.into_iter().filter(|value| !value.is_null()).map(|value| Ok(serde_json::from_value(value)?)).collect()
+}
+
+/// Where an object belongs, by what the API server serves.
+pub async fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicObject>> {
+    let types = object.types.clone().context("an object without apiVersion and kind")?;
+    let (resource, capabilities): (ApiResource, ApiCapabilities) =
+        pinned_kind(client, &GroupVersionKind::try_from(&types)?).await.with_context(|| format!("look up {types:?}"))?;
+    Ok(match (capabilities.scope, object.namespace()) {
+        (Scope::Namespaced, Some(namespace)) => Api::namespaced_with(client.clone(), &namespace, &resource),
+        (Scope::Namespaced, None) => Api::default_namespaced_with(client.clone(), &resource),
+        (Scope::Cluster, _) => Api::all_with(client.clone(), &resource),
+    })
+}
+
+/// Server-side applies one object, as `kubectl apply --server-side` does.
+pub async fn apply_one(client: &Client, object: &DynamicObject) -> Result<DynamicObject, kube::Error> {
+    let api = api_of(client, object).await.map_err(|error| kube::Error::Service(error.into()))?;
+    let params = PatchParams::apply("bed").force().validation_strict();
+    api.patch(&object.name_any(), &params, &Patch::Apply(object)).await
+}
+
+/// Server-side applies every document of a YAML stream.
+pub async fn apply(client: &Client, yaml: &str) -> Result<()> {
+    for object in objects(yaml)? {
+        apply_one(client, &object).await.with_context(|| format!("apply {:?} {}", object.types, object.name_any()))?;
+    }
+    Ok(())
+}
+
+impl<'a> Mandate<'a> {
+    /// Installs Mandate, guarding these namespaces, which are made, and waits until it is
+    /// ready. `ceiling` is a YAML list of RBAC rules.
+    pub async fn install(bed: &'a Bed, guarded: &[&str], ceiling: &str) -> Result<Mandate<'a>> {
+        let client = bed.admin();
+        for namespace in guarded.iter().chain([&NAMESPACE]) {
+            apply(&client, &format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}")).await?;
+        }
+        apply(&client, &printed(&["crds"])?).await?;
+        served(bed, &client).await?;
+        let file = bed.dir().join("ceiling.yaml");
+        std::fs::write(&file, ceiling)?;
+        let [webhook_port, webhook_admin, controller_admin] = super::free_ports()?;
+        let url = format!("https://127.0.0.1:{webhook_port}");
+        let mut install = vec!["--namespace", NAMESPACE, "--ceiling", path(&file)?, "--webhook-url", &url];
+        guarded.iter().for_each(|namespace| install.extend(["--guard", namespace]));
+        let with = |command| [&[command], install.as_slice()].concat();
+        apply(&client, &printed(&with("rbac"))?).await?;
+        let guarded: Vec<String> = guarded.iter().map(|namespace| (*namespace).to_owned()).collect();
+        let webhook = webhook(bed, &guarded, webhook_port, webhook_admin).await?;
+        let controller = controller(bed, &guarded, controller_admin).await?;
+        // The webhook publishes its authority in the configurations, so they come first.
+        apply(&client, &printed(&with("webhooks"))?).await?;
+        ready(bed, "webhook", webhook_admin).await?;
+        ready(bed, "controller", controller_admin).await?;
+        Ok(Mandate { bed, guarded, controller, webhook, controller_admin, webhook_port })
+    }
+
+    /// Starts the controller anew, and waits until it works.
+    pub async fn restart_controller(&mut self) -> Result<()> {
+        self.controller = controller(self.bed, &self.guarded, self.controller_admin).await?;
+        ready(self.bed, "controller", self.controller_admin).await
+    }
+
+    /// Where the webhook answers.
+    pub fn webhook_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.webhook_port)
+    }
+}
+
+async fn controller(bed: &Bed, guarded: &[String], admin: u16) -> Result<Process> {
+    let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, "mandate-controller").await?;
+    start_controller(bed, &kubeconfig, guarded, admin)
+}
+
+/// Starts a controller by a kubeconfig, without waiting for it.
+pub fn start_controller(bed: &Bed, kubeconfig: &Path, guarded: &[String], admin: u16) -> Result<Process> {
+    let admin = format!("127.0.0.1:{admin}");
+    let mut args = vec!["run", "controller", "--namespace", NAMESPACE, "--admin", &admin, "--leader-elect", "false"];
+    args.extend(["--kubeconfig", path(kubeconfig)?]);
+    guarded.iter().for_each(|namespace| args.extend(["--guard", namespace]));
+    bed.process("controller", binary()?, &args, &[("MANDATE_LOG", "info,mandate=debug")])
+}
+
+async fn webhook(bed: &Bed, guarded: &[String], port: u16, admin: u16) -> Result<Process> {
+    let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, "mandate-webhook").await?;
+    let (listen, admin) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{admin}"));
+    let mut args = vec!["run", "webhook", "--namespace", NAMESPACE, "--listen", &listen, "--admin", &admin];
+    args.extend(["--kubeconfig", path(&kubeconfig)?]);
+    guarded.iter().for_each(|namespace| args.extend(["--guard", namespace]));
+    bed.process("webhook", binary()?, &args, &[("MANDATE_LOG", "info,mandate=debug")])
+}
+
+fn path(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}
+
+/// Waits until the kinds are served.
+async fn served(bed: &Bed, client: &Client) -> Result<()> {
+    for kind in ["AgentIdentity", "AgentPolicy", "AgentTask", "ClusterAgentPolicy", "TaskScope"] {
+        let gvk = GroupVersionKind::gvk("mandate.dev", "v1alpha1", kind);
+        bed.wait(&format!("kind {kind} to be served"), READY, || async { pinned_kind(client, &gvk).await.ok() }).await?;
+    }
+    Ok(())
+}
+
+/// Waits until a role says that it is ready.
+pub async fn ready(bed: &Bed, role: &str, admin: u16) -> Result<()> {
+    bed.wait(&format!("the {role} to be ready (its log is in {})", bed.dir().display()), READY, || async {
+        let page = tokio::task::spawn_blocking(move || get(admin, "/readyz")).await.ok()??;
+        page.starts_with("HTTP/1.1 200").then_some(())
+    })
+    .await
+}
+
+/// A page of the admin endpoints, head and all; plain HTTP/1.1 needs no client.
+pub fn get(port: u16, page: &str) -> Option<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
