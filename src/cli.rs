@@ -48,9 +48,9 @@ enum Command {
     /// Print the CustomResourceDefinitions
     Crds,
     /// Print ServiceAccounts, roles and the policies that hold the controller to its own objects
-    Rbac(print::Install),
+    Rbac(print::Args),
     /// Print the webhook configurations
-    Webhooks(print::Install),
+    Webhooks(print::Args),
     /// Print completions for a shell
     Completion(print::Completion),
 }
@@ -86,8 +86,8 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Lint(args) => lint::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Crds => print::crds(),
-        Command::Rbac(install) => print::rbac(&install),
-        Command::Webhooks(install) => print::webhooks(&install),
+        Command::Rbac(args) => print::rbac(&args),
+        Command::Webhooks(args) => print::webhooks(&args),
         Command::Completion(args) => print::completion(&args),
     }
 }

@@ -6,8 +6,11 @@
 
 pub mod apply;
 pub mod ask;
+pub mod certificate;
 pub mod connect;
 pub mod event;
+pub mod lease;
 pub mod observe;
+mod pace;
 pub mod token;
 pub mod world;

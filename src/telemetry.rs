@@ -20,8 +20,9 @@ pub enum Format {
 /// Log level when none is asked for.
 pub const DEFAULT: &str = "info";
 /// Libraries that tell more than anyone wants at the level of the rest. A directive that names
-/// one of them, such as `hyper=debug`, comes after and wins.
-const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,kube_client=warn,kube_runtime=warn,rustls=warn,tower=warn";
+/// one of them, such as `hyper=debug`, comes after and wins. The client's own line on a failed
+/// request says neither which request nor what then happens; those who sent it say both.
+const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,kube_client=warn,kube_client::client::builder=off,kube_runtime=warn,rustls=warn,tower=warn";
 
 /// Why logging could not begin.
 #[derive(Debug, thiserror::Error)]

@@ -1,32 +1,54 @@
 //! What the binary prints for others to apply: definitions, roles, webhooks, completions.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 
+use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 use serde::Serialize;
 
 use super::{Cli, Outcome};
+use crate::install::{self, Endpoint, Install, SecretSource};
 
 /// Where Mandate is installed and what it guards.
 #[derive(Debug, clap::Args)]
-pub(super) struct Install {
+pub(super) struct Args {
     /// Namespace of Mandate itself
-    #[arg(long, default_value = "mandate-system")]
+    #[arg(long, default_value = install::NAMESPACE)]
     namespace: String,
     /// Namespace to guard; give it once for each
     #[arg(long = "guard", value_name = "NAMESPACE")]
     guarded: Vec<String>,
-    /// File with the RBAC rules (a YAML list) that tasks may be given at most
+    /// File with the RBAC rules (a YAML list) that tasks may be given at most [default: nothing]
     #[arg(long, value_name = "FILE")]
-    ceiling: Option<std::path::PathBuf>,
-    /// Secret that `secretKey` credentials may copy from, as NAMESPACE/NAME; give it once for each
+    ceiling: Option<PathBuf>,
+    /// Secret that `secretKey` credentials may copy from; give it once for each
     #[arg(long = "secret-key", value_name = "NAMESPACE/NAME")]
     secret_keys: Vec<String>,
     /// Base URL of the webhook where it is no Service in the cluster, such as
     /// `https://127.0.0.1:8443`
     #[arg(long, value_name = "URL")]
     webhook_url: Option<String>,
+}
+
+impl Args {
+    fn install(&self) -> anyhow::Result<Install> {
+        let webhook = self.webhook_url.clone().map_or(Endpoint::Service, Endpoint::Url);
+        let ceiling = match &self.ceiling {
+            Some(file) => {
+                let text = std::fs::read_to_string(file).with_context(|| format!("reading `{}`", file.display()))?;
+                serde_yaml::from_str(&text).with_context(|| format!("reading the list of rules in `{}`", file.display()))?
+            }
+            None => vec![],
+        };
+        let sources = self.secret_keys.iter().map(|source| {
+            let (namespace, secret_name) = source.split_once('/').with_context(|| format!("`{source}` is not NAMESPACE/NAME"))?;
+            Ok(SecretSource { namespace: namespace.to_owned(), secret_name: secret_name.to_owned() })
+        });
+        let sources = sources.collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Install::new(&self.namespace, &self.guarded, webhook)?.ceiling(ceiling)?.secret_keys(sources)?)
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -39,14 +61,13 @@ pub(super) fn crds() -> anyhow::Result<Outcome> {
     documents(&crate::api::crds())
 }
 
-pub(super) fn rbac(install: &Install) -> anyhow::Result<Outcome> {
-    let _ = install;
-    Ok(Outcome::Done)
+pub(super) fn rbac(args: &Args) -> anyhow::Result<Outcome> {
+    let install = args.install()?;
+    documents(&[install.rbac(), install.policies()].concat())
 }
 
-pub(super) fn webhooks(install: &Install) -> anyhow::Result<Outcome> {
-    let _ = install;
-    Ok(Outcome::Done)
+pub(super) fn webhooks(args: &Args) -> anyhow::Result<Outcome> {
+    documents(&args.install()?.webhooks())
 }
 
 pub(super) fn completion(args: &Completion) -> anyhow::Result<Outcome> {

@@ -59,10 +59,10 @@ pub enum Error {
         source: io::Error,
     },
     /// The files do not make a certificate. Half of a renewal looks like this for a moment.
-    #[error("use `{cert}` with `{key}`", cert = files.cert.display(), key = files.key.display())]
+    #[error("use the certificate in `{cert}`")]
     Unusable {
-        /// Which files.
-        files: Files,
+        /// Which certificate.
+        cert: PathBuf,
         /// Why.
         #[source]
         source: tls::Error,
@@ -109,7 +109,7 @@ async fn load(files: &Files) -> Result<Certificate, Error> {
         let chain = read(&owned.cert)?;
         let key = secrecy::SecretSlice::from(read(&owned.key)?);
         Certificate::from_pem(&chain, secrecy::ExposeSecret::expose_secret(&key))
-            .map_err(|source| Error::Unusable { files: owned, source })
+            .map_err(|source| Error::Unusable { cert: owned.cert, source })
     })
     .await
     .unwrap_or_else(|error| Err(Error::Read { path: files.cert.clone(), source: io::Error::other(error) }))
