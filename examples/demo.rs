@@ -95,18 +95,19 @@ async fn scenes<'a>(bed: &'a Bed, tell: &Teller) -> Result<Mandate<'a>> {
 
 /// `mandate task start` as alice, of the group that may ask for tasks.
 async fn start(bed: &Bed, name: &str, scope: &str, ttl: &str) -> Result<()> {
-    let alice = bed.user_kubeconfig("alice", &["finance"])?;
-    let alice = alice.to_str().context("a path that is UTF-8")?.to_owned();
-    let (name, scope, ttl) = (name.to_owned(), scope.to_owned(), ttl.to_owned());
-    let output = tokio::task::spawn_blocking(move || {
-        mandate::run(&[
-            "task", "start", "--kubeconfig", &alice, "-n", NAMESPACE, "--name", &name, "--agent", "invoice-bot", "--scope", &scope, "--ttl", &ttl,
-            "--for", "alice", "--objective", "Show what Mandate does",
-        ])
-    })
-    .await??;
+    let output = try_start(bed, name, scope, ttl, None).await?;
     ensure!(output.status.success(), "task start failed: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     Ok(())
+}
+
+async fn try_start(bed: &Bed, name: &str, scope: &str, ttl: &str, on_behalf_of: Option<&str>) -> Result<std::process::Output> {
+    let alice = bed.user_kubeconfig("alice", &["finance"])?;
+    let alice = alice.to_str().context("a path that is UTF-8")?.to_owned();
+    let mut args = vec!["task", "start", "--kubeconfig", &alice, "-n", NAMESPACE, "--name", name, "--agent", "invoice-bot"];
+    args.extend(["--scope", scope, "--ttl", ttl, "--objective", "Show what Mandate does"]);
+    args.extend(on_behalf_of.into_iter().flat_map(|person| ["--for", person]));
+    let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
+    tokio::task::spawn_blocking(move || mandate::run(&args.iter().map(String::as_str).collect::<Vec<_>>())).await?
 }
 
 /// The token for the API server out of a task's Secret, as a pod of the task would read it.
@@ -141,7 +142,8 @@ fn code<T>(answer: Result<T, kube::Error>) -> Result<u16> {
 async fn two_tasks(bed: &Bed, tell: &Teller) -> Result<()> {
     tell.title("a task starts, and its token does exactly what its scope says");
     let asked = Instant::now();
-    start(bed, "reconcile", "read-ledger", "10m").await?;
+    let output = try_start(bed, "reconcile", "read-ledger", "10m", Some("alice")).await?;
+    ensure!(output.status.success(), "task start failed: {}", String::from_utf8_lossy(&output.stderr));
     tell.shown(format!("`mandate task start` by alice, on her own behalf: Ready after {} ms, command included", asked.elapsed().as_millis()));
     let reader = bed.token_client(&token(bed, "reconcile").await?)?;
     expect(tell, "get configmap ledger-config", read(&reader, "ledger-config").await?, 200)?;
@@ -150,6 +152,10 @@ async fn two_tasks(bed: &Bed, tell: &Teller) -> Result<()> {
     let secrets = Api::<Secret>::namespaced(reader.clone(), NAMESPACE).list(&ListParams::default()).await;
     expect(tell, "list secrets", code(secrets)?, 403)?;
     tell.title("a second task of the same agent holds other rights");
+    let output = try_start(bed, "report", "write-report", "10m", Some("alice")).await?;
+    ensure!(!output.status.success(), "a task for alice was given what alice may not do herself");
+    tell.shown("on behalf of alice, who may not write the report herself, it is refused");
+    tell.quote(String::from_utf8_lossy(&output.stderr).lines().find(|line| line.starts_with("- [")).unwrap_or_default());
     start(bed, "report", "write-report", "10m").await?;
     let writer = bed.token_client(&token(bed, "report").await?)?;
     expect(tell, "task report: patch configmap report", write(&writer, "report").await?, 200)?;

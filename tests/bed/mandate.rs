@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kube::api::{DynamicObject, Patch, PatchParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{ApiCapabilities, ApiResource, Scope, pinned_kind};
 use kube::{Api, Client, ResourceExt as _};
@@ -154,13 +155,23 @@ fn path(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is not UTF-8")
 }
 
-/// Waits until the kinds are served.
+/// Waits until the kinds are served. The API server holds the first creations of a kind back
+/// for two seconds after it was established (apiextensions-apiserver,
+/// customresource_handler.go), which no time that is measured later should hold.
 async fn served(bed: &Bed, client: &Client) -> Result<()> {
     for kind in ["AgentIdentity", "AgentPolicy", "AgentTask", "ClusterAgentPolicy", "TaskScope"] {
         let gvk = GroupVersionKind::gvk("mandate.dev", "v1alpha1", kind);
         bed.wait(&format!("kind {kind} to be served"), READY, || async { pinned_kind(client, &gvk).await.ok() }).await?;
     }
-    Ok(())
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    bed.wait("the kinds to have been served for two seconds", READY, || async {
+        let all = definitions.list(&ListParams::default()).await.ok()?;
+        let ours = all.items.iter().filter(|definition| definition.spec.group == "mandate.dev");
+        let established = ours.flat_map(|definition| definition.status.iter().flat_map(|status| status.conditions.iter().flatten()));
+        let settled = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(3);
+        established.filter(|c| c.type_ == "Established").all(|c| c.last_transition_time.as_ref().is_some_and(|at| at.0 < settled)).then_some(())
+    })
+    .await
 }
 
 /// Waits until a role says that it is ready.

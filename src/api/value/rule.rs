@@ -76,7 +76,7 @@ impl fmt::Display for Permission {
         if !group.is_empty() {
             write!(f, ".{group}")?;
         }
-        name.as_ref().map_or(Ok(()), |name| write!(f, " `{name}`"))
+        name.as_ref().map_or(Ok(()), |name| write!(f, "/{name}"))
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
     fn a_permission_reads_as_people_say_it() {
         let text = |p: Permission| p.to_string();
         let base = Permission { group: "apps".into(), resource: "deployments".into(), name: Some("web".into()), verb: "get".into() };
-        assert_eq!(text(base.clone()), "get deployments.apps `web`");
+        assert_eq!(text(base.clone()), "get deployments.apps/web");
         assert_eq!(text(Permission { group: String::new(), name: None, ..base }), "get deployments");
     }
 }

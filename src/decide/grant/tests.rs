@@ -112,7 +112,7 @@ fn nothing_is_issued_before_the_api_server_was_asked() {
     let plan = Scene { answer: None, ..Scene::default() }.plan(&task(json!({})), 1);
     assert!(plan.steps.is_empty() && plan.status.is_none());
     let asked: Vec<String> = plan.ask.iter().map(|question| format!("{} {}", question.who.username, question.permission)).collect();
-    assert_eq!(asked, ["alice use taskscopes.mandate.dev `read`"]);
+    assert_eq!(asked, ["alice use taskscopes.mandate.dev/read"]);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_person_must_hold_every_permission_of_the_task_themselves() {
     assert_eq!(
         asked("alice"), // by her group, asking herself
         [
-            ("alice".into(), own(&["finance"]), "use taskscopes.mandate.dev `read`".into()),
+            ("alice".into(), own(&["finance"]), "use taskscopes.mandate.dev/read".into()),
             ("alice".into(), own(&["finance"]), "get configmaps".to_owned()),
             ("alice".into(), own(&["finance"]), "list configmaps".into()),
         ]
@@ -202,8 +202,8 @@ fn a_person_must_hold_every_permission_of_the_task_themselves() {
     assert_eq!(
         asked("bob"), // asked for by alice: she must be allowed to, and his groups are unknown
         [
-            ("alice".into(), own(&["finance"]), "use taskscopes.mandate.dev `read`".into()),
-            ("alice".into(), own(&["finance"]), "act-for users.mandate.dev `bob`".to_owned()),
+            ("alice".into(), own(&["finance"]), "use taskscopes.mandate.dev/read".into()),
+            ("alice".into(), own(&["finance"]), "act-for users.mandate.dev/bob".to_owned()),
             ("bob".into(), own(&["system:authenticated"]), "get configmaps".into()),
             ("bob".into(), own(&["system:authenticated"]), "list configmaps".into()),
         ]
@@ -215,7 +215,7 @@ fn a_narrowed_task_gets_only_what_it_asked_for() {
     let narrow = json!({"spec": {"narrow": {"rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["a"], "verbs": ["get"]}], "credentials": ["kubernetes"]}}});
     let plan = Scene::default().plan(&task(narrow), 1);
     let Step::EnsureRole(rules) = &plan.steps[0] else { panic!("{:?}", plan.steps) };
-    assert_eq!(permissions(rules).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(), ["get configmaps `a`"]);
+    assert_eq!(permissions(rules).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(), ["get configmaps/a"]);
     let Step::Fill(fill) = &plan.steps[4] else { panic!("{:?}", plan.steps) };
     assert_eq!(fill.mint.iter().map(|mint| mint.name.as_str()).collect::<Vec<_>>(), ["kubernetes"]);
 }
