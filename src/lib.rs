@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cluster;
 pub mod controller;
 pub mod decide;
+pub mod install;
 pub mod metrics;
 pub mod serve;
 pub mod telemetry;
