@@ -1,0 +1,263 @@
+//! What RBAC cannot say, as ValidatingAdmissionPolicies: the API server itself evaluates
+//! them, so they hold with Mandate down, and for a controller that somebody took over.
+//!
+//! Three keep the controller to what it makes itself (tokens, Secrets, everything else);
+//! one keeps what it binds to what it owns; two keep everybody else off the names of tasks
+//! and off giving tasks rights past their scopes.
+//!
+//! Nobody but the controller is ever stopped from deleting, and Kubernetes' own controllers
+//! may change what they need to: namespaces go, garbage is collected.
+//!
+//! What they do not stop: a binding to a *group* that every ServiceAccount is in
+//! (`system:serviceaccounts`) reaches tasks too; and RBAC's `impersonate` on
+//! `serviceaccounts`, which Kubernetes' `edit` role holds, is no write that admission sees.
+
+use serde_json::{Value, json};
+
+use super::rbac::meta;
+use super::{CONTROLLER, Install};
+use crate::api::names::{AGENT_PREFIX, SECRET_TYPE, TASK_PREFIX};
+
+/// Longest life of a token that the controller may ask for, in seconds. It also keeps out
+/// 3607, for which the API server would issue a token of one year.
+const LONGEST_TOKEN: u32 = 3600;
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// One policy, before it becomes two objects.
+struct Policy {
+    name: &'static str,
+    /// API group, resources.
+    on: Vec<(&'static str, &'static [&'static str])>,
+    operations: &'static [&'static str],
+    /// All must hold for the policy to look at a request at all.
+    when: Vec<(&'static str, String)>,
+    variables: Vec<(&'static str, String)>,
+    /// Each must hold; with the CEL text of what to say otherwise.
+    must: Vec<(String, String)>,
+}
+
+const ACCOUNTS: (&str, &[&str]) = ("", &["serviceaccounts"]);
+const SECRETS: (&str, &[&str]) = ("", &["secrets"]);
+const ROLES: (&str, &[&str]) = (RBAC, &["roles", "rolebindings"]);
+
+const WRITE: &[&str] = &["CREATE", "UPDATE"];
+const WRITE_AND_DELETE: &[&str] = &["CREATE", "UPDATE", "DELETE"];
+
+pub(super) fn objects(install: &Install) -> Vec<Value> {
+    let controller = format!("system:serviceaccount:{}:{CONTROLLER}", install.namespace);
+    let by_controller = ("controller", format!("request.userInfo.username == '{controller}'"));
+    let by_others = ("others", format!("request.userInfo.username != '{controller}'"));
+    [
+        tokens(by_controller.clone()),
+        secrets(by_controller.clone()),
+        owned(by_controller.clone()),
+        bindings(by_controller),
+        reserved_names(by_others.clone()),
+        reserved_subjects(by_others),
+    ]
+    .into_iter()
+    .flat_map(Policy::objects)
+    .collect()
+}
+
+/// The controller mints tokens for tasks and agents, bound to a task's Secret and short.
+fn tokens(by_controller: (&'static str, String)) -> Policy {
+    let secret = "object.spec.?boundObjectRef.?name.orValue('')";
+    Policy {
+        name: "mandate-controller-tokens",
+        on: vec![("", &["serviceaccounts/token"])],
+        operations: &["CREATE"],
+        when: vec![by_controller],
+        variables: vec![],
+        must: vec![
+            (
+                reserved("request.name"),
+                say(&[
+                    "the Mandate controller may mint tokens of tasks and agents only, not of ServiceAccount `",
+                    "+request.name",
+                    "`",
+                ]),
+            ),
+            (
+                // A task's token stands in its own Secret; an agent's in that of any task.
+                format!(
+                    "object.spec.?boundObjectRef.?kind.orValue('') == 'Secret' && (request.name.startsWith('{TASK_PREFIX}') ? {secret} == request.name : {secret}.startsWith('{TASK_PREFIX}'))"
+                ),
+                say(&[
+                    "a token of ServiceAccount `",
+                    "+request.name",
+                    "` must be bound to the Secret of its task, so that it dies with the task",
+                ]),
+            ),
+            (
+                format!("object.spec.?expirationSeconds.orValue({}) <= {LONGEST_TOKEN}", LONGEST_TOKEN + 1),
+                say(&[&format!("the Mandate controller may mint tokens of {LONGEST_TOKEN} seconds at most")]),
+            ),
+        ],
+    }
+}
+
+/// The controller writes Secrets of its own type only. A patch answers with the whole
+/// object: without this, a patch of nothing would read any Secret.
+fn secrets(by_controller: (&'static str, String)) -> Policy {
+    Policy {
+        name: "mandate-controller-secrets",
+        on: vec![SECRETS],
+        operations: WRITE_AND_DELETE,
+        when: vec![by_controller],
+        variables: vec![("secret", "request.operation == 'DELETE' ? oldObject : object".into())],
+        must: vec![(
+            format!(
+                "variables.secret.?type.orValue('') == '{SECRET_TYPE}' && variables.secret.metadata.name.startsWith('{TASK_PREFIX}')"
+            ),
+            say(&[
+                &format!(
+                    "the Mandate controller may write Secrets of type {SECRET_TYPE} whose names start with {TASK_PREFIX} only, not `"
+                ),
+                "+variables.secret.metadata.name",
+                "`",
+            ]),
+        )],
+    }
+}
+
+/// The controller writes and deletes what bears its names only. Of agents there is nothing
+/// but a ServiceAccount: an agent is bound to no role, ever.
+fn owned(by_controller: (&'static str, String)) -> Policy {
+    Policy {
+        name: "mandate-controller-owned",
+        on: vec![ACCOUNTS, ROLES],
+        operations: WRITE_AND_DELETE,
+        when: vec![by_controller],
+        variables: vec![("name", "request.operation == 'DELETE' ? oldObject.metadata.name : object.metadata.name".into())],
+        must: vec![(
+            format!(
+                "variables.name.startsWith('{TASK_PREFIX}') || (request.resource.resource == 'serviceaccounts' && variables.name.startsWith('{AGENT_PREFIX}'))"
+            ),
+            say(&["the Mandate controller may write what belongs to tasks and agents only, not `", "+variables.name", "`"]),
+        )],
+    }
+}
+
+/// The controller binds a task's own Role to the task's own ServiceAccount: neither a
+/// ClusterRole that it happens to hold, nor a second subject.
+fn bindings(by_controller: (&'static str, String)) -> Policy {
+    let only = "object.subjects[0]";
+    Policy {
+        name: "mandate-controller-bindings",
+        on: vec![(RBAC, &["rolebindings"])],
+        operations: WRITE,
+        when: vec![by_controller],
+        variables: vec![],
+        must: vec![
+            (
+                "object.roleRef.kind == 'Role' && object.roleRef.name == object.metadata.name".into(),
+                say(&["RoleBinding `", "+object.metadata.name", "` must bind the Role of its own name"]),
+            ),
+            (
+                format!(
+                    "object.?subjects.orValue([]).size() == 1 && {only}.kind == 'ServiceAccount' && {only}.name == object.metadata.name && {only}.?namespace.orValue('') == request.namespace"
+                ),
+                say(&[
+                    "RoleBinding `",
+                    "+object.metadata.name",
+                    "` must have one subject: the ServiceAccount of its own name and namespace",
+                ]),
+            ),
+        ],
+    }
+}
+
+/// Nobody else makes or changes what bears the names of tasks and agents: a pod, a cloud or
+/// a reviewer that sees such a name may rely on whose it is.
+fn reserved_names(by_others: (&'static str, String)) -> Policy {
+    Policy {
+        name: "mandate-reserved-names",
+        on: vec![("", &["serviceaccounts", "secrets"]), ROLES],
+        operations: WRITE,
+        when: vec![
+            by_others,
+            (
+                "not-kubernetes",
+                "request.userInfo.username != 'system:kube-controller-manager' && !request.userInfo.username.startsWith('system:serviceaccount:kube-system:')"
+                    .into(),
+            ),
+            ("reserved", reserved("object.metadata.name")),
+        ],
+        variables: vec![],
+        must: vec![(
+            "false".into(),
+            say(&[
+                "`",
+                "+object.metadata.name",
+                &format!("` is a name that only Mandate may give: those that start with {TASK_PREFIX} and {AGENT_PREFIX} belong to tasks and agents. Choose another name; to give an agent authority, create an AgentTask; to take it back, end the task (`kubectl delete` works too)"),
+            ]),
+        )],
+    }
+}
+
+/// Nobody else binds a role to a task or an agent. A binding that already stands may be
+/// changed in everything else, so that it can be labelled and its finalizers removed.
+fn reserved_subjects(by_others: (&'static str, String)) -> Policy {
+    let users = format!("^system:serviceaccount:[^:]+:({TASK_PREFIX}|{AGENT_PREFIX})");
+    let subject =
+        format!("(s.kind == 'ServiceAccount' && {}) || (s.kind == 'User' && s.name.matches('{users}'))", reserved("s.name"));
+    Policy {
+        name: "mandate-reserved-subjects",
+        on: vec![(RBAC, &["rolebindings", "clusterrolebindings"])],
+        operations: WRITE,
+        when: vec![by_others],
+        variables: vec![("reserved", format!("object.?subjects.orValue([]).filter(s, {subject})"))],
+        must: vec![(
+            "variables.reserved.size() == 0 || (request.operation == 'UPDATE' && object.?subjects.orValue([]) == oldObject.?subjects.orValue([]) && object.roleRef == oldObject.roleRef)".into(),
+            say(&["`", "+variables.reserved[0].name", "` is of a task or an agent, and a task gets its authority from its TaskScope: put the rules there instead of binding a role"]),
+        )],
+    }
+}
+
+/// CEL: the text is a name of tasks or agents.
+fn reserved(text: &str) -> String {
+    format!("({text}.startsWith('{TASK_PREFIX}') || {text}.startsWith('{AGENT_PREFIX}'))")
+}
+
+/// CEL: a text of parts; a part that starts with `+` is an expression.
+fn say(parts: &[&str]) -> String {
+    let part = |part: &&str| part.strip_prefix('+').map_or_else(|| format!("'{part}'"), str::to_owned);
+    parts.iter().map(part).collect::<Vec<_>>().join(" + ")
+}
+
+impl Policy {
+    fn objects(self) -> [Value; 2] {
+        let Self { name, on, operations, when, variables, must } = self;
+        let named = |list: Vec<(&str, String)>| {
+            list.into_iter().map(|(name, expression)| json!({"name": name, "expression": expression})).collect::<Vec<_>>()
+        };
+        let rules: Vec<Value> = on
+            .into_iter()
+            .map(|(group, resources)| json!({"operations": operations, "apiGroups": [group], "apiVersions": ["v1"], "resources": resources}))
+            .collect();
+        // Forbidden, as RBAC would have said it; a policy's own word would be Invalid.
+        let validations: Vec<Value> = must
+            .into_iter()
+            .map(|(expression, message)| json!({"expression": expression, "messageExpression": message, "reason": "Forbidden"}))
+            .collect();
+        let mut spec = json!({
+            "failurePolicy": "Fail",
+            "matchConstraints": {"matchPolicy": "Equivalent", "resourceRules": rules},
+            "matchConditions": named(when),
+            "validations": validations,
+        });
+        if !variables.is_empty() {
+            spec["variables"] = json!(named(variables));
+        }
+        [
+            json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": meta(None, name), "spec": spec}),
+            json!({
+                "apiVersion": "admissionregistration.k8s.io/v1",
+                "kind": "ValidatingAdmissionPolicyBinding",
+                "metadata": meta(None, name),
+                "spec": {"policyName": name, "validationActions": ["Deny"]},
+            }),
+        ]
+    }
+}

@@ -1,0 +1,252 @@
+//! Who may do what with the Kubernetes API: one table a component, one line a right.
+//!
+//! Nobody here holds `*`, `escalate`, `bind` or `impersonate`, and nobody reads Secrets but
+//! for those that are named. Rights on Secrets and tokens hold in guarded namespaces only;
+//! RBAC cannot say "only your own", so [`policies`](super::policies) says it.
+//!
+//! The verb `act-for` on `users.mandate.dev` (to start tasks on behalf of others) is in no
+//! role here and never aggregated: it is given to whom it is meant for, by name, such as a
+//! ticket system: `{apiGroups: [mandate.dev], resources: [users], resourceNames:
+//! [alice@example.com], verbs: [act-for]}`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use serde_json::{Value, json};
+
+use super::{CEILING, CERTIFICATE, CONTROLLER, Certificates, Install, REGISTRATION, WEBHOOK};
+use crate::api::{GROUP, KubernetesRule};
+
+/// Name of the Role that lets the controller read the Secrets whose keys may be copied.
+const SECRET_KEYS: &str = "mandate-secret-keys";
+const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// One line of a role.
+struct Right {
+    group: &'static str,
+    resources: &'static [&'static str],
+    verbs: &'static [&'static str],
+    /// Objects by name; none means all.
+    names: &'static [&'static str],
+}
+
+const fn may(verbs: &'static [&'static str], group: &'static str, resources: &'static [&'static str]) -> Right {
+    Right { group, resources, verbs, names: &[] }
+}
+
+impl Right {
+    const fn only(self, names: &'static [&'static str]) -> Self {
+        Self { names, ..self }
+    }
+
+    fn rule(&self) -> Value {
+        let Self { group, resources, verbs, names } = self;
+        let mut rule = json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
+        if !names.is_empty() {
+            rule["resourceNames"] = json!(names);
+        }
+        rule
+    }
+}
+
+const READ: &[&str] = &["get", "list", "watch"];
+
+/// The controller, in the whole cluster.
+const CONTROLLER_EVERYWHERE: &[Right] = &[
+    // Its work; patch sets and takes the finalizer, delete ends the history of finished tasks.
+    may(&["get", "list", "watch", "patch", "delete"], GROUP, &["agenttasks"]),
+    may(&["patch"], GROUP, &["agenttasks/status"]),
+    // Patch is for the finalizer.
+    may(&["get", "list", "watch", "patch"], GROUP, &["agentidentities"]),
+    may(&["patch"], GROUP, &["agentidentities/status"]),
+    // What tasks are judged by.
+    may(READ, GROUP, &["taskscopes", "agentpolicies", "clusteragentpolicies"]),
+    // To see when something it made is gone or changed. Reading shows no credential.
+    may(READ, "", &["serviceaccounts"]),
+    may(READ, RBAC, &["roles", "rolebindings"]),
+    // Does the person a task acts for hold this themselves? Asking changes nothing.
+    may(&["create"], "authorization.k8s.io", &["subjectaccessreviews"]),
+    // To tell people what happened to their tasks.
+    may(&["create", "patch"], "events.k8s.io", &["events"]),
+];
+
+/// The controller, in each guarded namespace.
+const CONTROLLER_IN_GUARDED: &[Right] = &[
+    may(&["create", "patch", "delete"], "", &["serviceaccounts"]),
+    may(&["create"], "", &["serviceaccounts/token"]),
+    // Of these the API server lets it write no right that it does not hold: the ceiling.
+    may(&["create", "patch", "delete"], RBAC, &["roles", "rolebindings"]),
+    // Never get, list or watch: it writes credentials and reads none.
+    may(&["create", "patch", "delete"], "", &["secrets"]),
+];
+
+/// The controller, in Mandate's own namespace.
+const CONTROLLER_AT_HOME: &[Right] = &[
+    // Only one controller works at a time. A create has no name yet that RBAC could hold.
+    may(&["create"], "coordination.k8s.io", &["leases"]),
+    may(&["get", "watch", "update", "patch"], "coordination.k8s.io", &["leases"]).only(&[CONTROLLER]),
+];
+
+/// The webhook, in the whole cluster.
+const WEBHOOK_EVERYWHERE: &[Right] = &[
+    // What it judges by; it changes none of it.
+    may(READ, GROUP, &["agentidentities", "taskscopes", "agenttasks", "agentpolicies", "clusteragentpolicies"]),
+    // May the author of a scope do what the scope grants?
+    may(&["create"], "authorization.k8s.io", &["subjectaccessreviews"]),
+];
+
+/// The webhook that makes its own certificate, in the whole cluster.
+const WEBHOOK_REGISTERS: &[Right] = &[
+    // Tells the API server which authority to trust, in its own registrations.
+    may(
+        &["get", "list", "watch", "update", "patch"],
+        "admissionregistration.k8s.io",
+        &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
+    )
+    .only(&[REGISTRATION]),
+];
+
+/// The webhook that makes its own certificate, in Mandate's own namespace.
+const WEBHOOK_AT_HOME: &[Right] = &[
+    // A create has no name yet that RBAC could hold.
+    may(&["create"], "", &["secrets"]),
+    may(&["get", "list", "watch", "update", "patch", "delete"], "", &["secrets"]).only(&[CERTIFICATE]),
+];
+
+/// A role for people, added to one of Kubernetes' own (`view`, `edit`, `admin`).
+struct ForPeople {
+    name: &'static str,
+    added_to: &'static str,
+    rights: &'static [Right],
+}
+
+/// ClusterAgentPolicies are nobody's here: they are for cluster administrators.
+const FOR_PEOPLE: &[ForPeople] = &[
+    ForPeople {
+        name: "mandate-view",
+        added_to: "view",
+        rights: &[may(READ, GROUP, &["agentidentities", "taskscopes", "agenttasks", "agentpolicies"])],
+    },
+    ForPeople {
+        name: "mandate-edit",
+        added_to: "edit",
+        // A task also needs `use` on its scope, which `edit` does not hold.
+        rights: &[may(&["create", "update", "patch", "delete"], GROUP, &["agenttasks"])],
+    },
+    ForPeople {
+        name: "mandate-admin",
+        added_to: "admin",
+        rights: &[
+            may(
+                &["create", "update", "patch", "delete", "deletecollection"],
+                GROUP,
+                &["agentidentities", "taskscopes", "agentpolicies"],
+            ),
+            // To start tasks with any scope of the namespace.
+            may(&["use"], GROUP, &["taskscopes"]),
+        ],
+    },
+];
+
+pub(super) fn objects(install: &Install) -> Vec<Value> {
+    let Install { namespace, guarded, ceiling, secret_keys, certificates, webhook: _ } = install;
+    let own = *certificates == Certificates::Own;
+    let webhook_everywhere: Vec<&Right> = WEBHOOK_EVERYWHERE.iter().chain(WEBHOOK_REGISTERS.iter().filter(|_| own)).collect();
+    let mut all = vec![
+        service_account(namespace, CONTROLLER),
+        service_account(namespace, WEBHOOK),
+        cluster_role(CONTROLLER, rules(CONTROLLER_EVERYWHERE)),
+        cluster_role_binding(namespace, CONTROLLER),
+        cluster_role(WEBHOOK, rules(webhook_everywhere)),
+        cluster_role_binding(namespace, WEBHOOK),
+        role(namespace, CONTROLLER, rules(CONTROLLER_AT_HOME)),
+        role_binding(namespace, CONTROLLER, "Role", namespace, CONTROLLER),
+    ];
+    if own {
+        all.push(role(namespace, WEBHOOK, rules(WEBHOOK_AT_HOME)));
+        all.push(role_binding(namespace, WEBHOOK, "Role", namespace, WEBHOOK));
+    }
+    all.push(cluster_role(CEILING, ceiling_rules(ceiling)));
+    for guarded in guarded {
+        all.push(role(guarded, CONTROLLER, rules(CONTROLLER_IN_GUARDED)));
+        all.push(role_binding(guarded, CONTROLLER, "Role", namespace, CONTROLLER));
+        // In each guarded namespace and not in the cluster: the ceiling reaches no further.
+        all.push(role_binding(guarded, CEILING, "ClusterRole", namespace, CONTROLLER));
+    }
+    all.extend(secret_key_objects(namespace, secret_keys));
+    all.extend(FOR_PEOPLE.iter().map(for_people));
+    all
+}
+
+fn rules<'a>(rights: impl IntoIterator<Item = &'a Right>) -> Value {
+    rights.into_iter().map(Right::rule).collect()
+}
+
+fn ceiling_rules(ceiling: &[KubernetesRule]) -> Value {
+    json!(ceiling.iter().map(PolicyRule::from).collect::<Vec<_>>())
+}
+
+/// One Role a namespace: it may `get` the named Secrets and no others.
+fn secret_key_objects(home: &str, secret_keys: &BTreeMap<String, BTreeSet<String>>) -> Vec<Value> {
+    let here = |(namespace, secrets): (&String, &BTreeSet<String>)| {
+        let rule = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": secrets, "verbs": ["get"]}]);
+        [role(namespace, SECRET_KEYS, rule), role_binding(namespace, SECRET_KEYS, "Role", home, CONTROLLER)]
+    };
+    secret_keys.iter().flat_map(here).collect()
+}
+
+fn service_account(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": meta(Some(namespace), name),
+        // The Deployments project a token of one hour; the injected one would live a year.
+        "automountServiceAccountToken": false,
+    })
+}
+
+fn cluster_role(name: &str, rules: Value) -> Value {
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": meta(None, name), "rules": rules})
+}
+
+fn role(namespace: &str, name: &str, rules: Value) -> Value {
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta(Some(namespace), name), "rules": rules})
+}
+
+/// Binds the ClusterRole of a component to the component.
+fn cluster_role_binding(home: &str, component: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": meta(None, component),
+        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": component},
+        "subjects": [{"kind": "ServiceAccount", "namespace": home, "name": component}],
+    })
+}
+
+/// Binds a role of the same name to a component that lives in `home`.
+fn role_binding(namespace: &str, name: &str, kind: &str, home: &str, component: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": meta(Some(namespace), name),
+        "roleRef": {"apiGroup": RBAC, "kind": kind, "name": name},
+        "subjects": [{"kind": "ServiceAccount", "namespace": home, "name": component}],
+    })
+}
+
+fn for_people(ForPeople { name, added_to, rights }: &ForPeople) -> Value {
+    let mut role = cluster_role(name, rules(*rights));
+    role["metadata"]["labels"][format!("{RBAC}/aggregate-to-{added_to}")] = json!("true");
+    role
+}
+
+/// The label `managed-by` is left to who applies these: on Mandate's own value the
+/// controller looks for what it has made itself.
+pub(super) fn meta(namespace: Option<&str>, name: &str) -> Value {
+    let mut meta = json!({"name": name, "labels": {"app.kubernetes.io/name": "mandate"}});
+    if let Some(namespace) = namespace {
+        meta["namespace"] = json!(namespace);
+    }
+    meta
+}
