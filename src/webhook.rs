@@ -19,18 +19,20 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use base64::Engine as _;
-use kube::Client;
+use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+use crate::api::{AgentTask, Phase};
 use crate::clock::Clock;
 use crate::cluster::ask;
 use crate::cluster::world::Shared;
 use crate::decide::admit::{self, Operation, Review};
 use crate::decide::finding::{Finding, Severity, Verdict};
 use crate::decide::json::Value;
-use crate::decide::mutate;
+use crate::decide::world::Task;
+use crate::decide::{mutate, pod};
 use crate::metrics::{self, Metrics, Outcome};
 
 /// Largest body: the API server takes objects of up to 3 MiB, and an update holds two.
@@ -39,6 +41,8 @@ const LARGEST_BODY: usize = 8 * 1024 * 1024;
 const MOST_AT_ONCE: usize = 512;
 /// Longest time for a review where the API server names none.
 const LONGEST: Duration = Duration::from_secs(5);
+/// Longest time to look a task up.
+const LOOK_UP: Duration = Duration::from_secs(1);
 /// The API server cuts single warnings at this many characters.
 const LONGEST_WARNING: usize = 250;
 
@@ -196,6 +200,28 @@ fn done(shop: &Shop, request: &Request<'_>, started: Instant, outcome: Outcome, 
     answer.send()
 }
 
+/// A pod often comes right after its task, and a watch may lag behind: a task that would be
+/// refused for not being known or not being Ready is looked up before that is believed.
+/// A task that cannot be looked up is refused as before.
+async fn look_up_task(webhook: &Webhook, request: &Request<'_>) {
+    if request.resource.resource != "pods" || request.operation != "CREATE" {
+        return;
+    }
+    let Some(name) = pod::task_label(&request.object) else { return };
+    let known = {
+        let world = webhook.world.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        world.task(&request.namespace, name).map(|task| task.phase)
+    };
+    if !matches!(known, None | Some(Phase::Pending)) {
+        return;
+    }
+    let api: Api<AgentTask> = Api::namespaced(webhook.client.clone(), &request.namespace);
+    if let Ok(Ok(Some(task))) = tokio::time::timeout(LOOK_UP, api.get_opt(name)).await {
+        let mut world = webhook.world.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        world.namespaces.entry(request.namespace.clone()).or_default().put_task(name.to_owned(), Task::of(&task));
+    }
+}
+
 const BUSY: &str = "Mandate's webhook has as many reviews under way as it can answer in time; try again";
 
 async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, body: Bytes) -> Response {
@@ -212,6 +238,7 @@ async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, body
         // Deletions and connections are never blocked here.
         return done(&shop, &request, started, Outcome::Allowed, Answer { uid, allowed: true, ..Answer::default() });
     };
+    look_up_task(&shop.webhook, &request).await;
     let user = mutate::requester(&request.user_info);
     let review = review(&request, operation, &user);
     let now = shop.webhook.clock.now();
@@ -290,6 +317,7 @@ async fn change(State(shop): State<Arc<Shop>>, body: Bytes) -> Response {
     };
     let mut answer = Answer { uid: request.uid.clone(), allowed: true, ..Answer::default() };
     if let Some(operation) = operation(&request) {
+        look_up_task(&shop.webhook, &request).await;
         let user = mutate::requester(&request.user_info);
         let now = shop.webhook.clock.now();
         let world = shop.webhook.world.read().unwrap_or_else(std::sync::PoisonError::into_inner);

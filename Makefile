@@ -1,0 +1,56 @@
+# The only door. `make demo` and `make test` need nothing but the toolchains (Rust, Go, and
+# for the chart Go again); what they use is built once and kept outside of the checkout.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+CARGO_DENY_VERSION := 0.18.9
+TARGET := $(shell $(CARGO) metadata --no-deps --format-version 1 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+BIN := $(TARGET)/debug/mandate
+
+.PHONY: help build demo test check cluster-test bench generate verify image
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+
+build: ## the binary, for development
+	$(CARGO) build --locked --bin mandate
+
+demo: ## Mandate's main job on a real API server; KEEP=1 leaves it running
+	$(CARGO) build --locked --bin mandate --example demo
+	$(TARGET)/debug/examples/demo
+
+test: ## every test: pure, command line, and on a real API server
+	$(CARGO) build --locked --tests --bin mandate
+	tests/controlplane/build.sh > /dev/null
+	HELM="$$(tests/helm.sh | tail -n 1)" $(CARGO) test --locked
+
+check: ## the tests that need no cluster: seconds
+	$(CARGO) test --locked --lib --bins --test cases --test cli
+
+cluster-test: ## the tests on a real API server
+	tests/controlplane/build.sh > /dev/null
+	HELM="$$(tests/helm.sh | tail -n 1)" $(CARGO) test --locked --test cluster
+
+bench: ## figures for docs/benchmarks.md; takes a while, and wants the machine for itself
+	$(CARGO) build --locked --release --bin mandate
+	$(CARGO) bench --locked
+
+generate: build ## everything that the binary prints and that is committed
+	mkdir -p crds
+	$(BIN) crds > crds/mandate.dev.yaml
+	cp crds/mandate.dev.yaml charts/mandate/files/crds.yaml
+
+verify: ## format, lints, generated files current, licences and advisories
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(MAKE) generate
+	git diff --exit-code -- crds charts README.md docs
+	! $(CARGO) tree --locked -e normal -i ring 2>/dev/null | grep -q .
+	command -v cargo-deny > /dev/null || $(CARGO) install --locked cargo-deny@$(CARGO_DENY_VERSION)
+	$(CARGO) deny --locked check
+
+image: ## container image; needs a Docker daemon
+	docker build -t mandate:dev .
