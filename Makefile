@@ -6,7 +6,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
-CARGO_DENY_VERSION := 0.18.9
+CARGO_DENY_VERSION := 0.20.2
 TARGET := $(shell $(CARGO) metadata --no-deps --format-version 1 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 BIN := $(TARGET)/debug/mandate
 
@@ -39,9 +39,9 @@ bench: ## figures for docs/benchmarks.md; takes a while, and wants the machine f
 	$(CARGO) bench --locked
 
 generate: build ## everything that the binary prints and that is committed
-	mkdir -p crds
-	$(BIN) crds > crds/mandate.dev.yaml
-	cp crds/mandate.dev.yaml charts/mandate/files/crds.yaml
+	mkdir -p crds charts/mandate/files/crds
+	$(BIN) crds --output-dir crds
+	$(BIN) crds --output-dir charts/mandate/files/crds
 
 verify: ## format, lints, generated files current, licences and advisories
 	$(CARGO) fmt --check
@@ -50,7 +50,7 @@ verify: ## format, lints, generated files current, licences and advisories
 	git diff --exit-code -- crds charts README.md docs
 	! $(CARGO) tree --locked -e normal -i ring 2>/dev/null | grep -q .
 	command -v cargo-deny > /dev/null || $(CARGO) install --locked cargo-deny@$(CARGO_DENY_VERSION)
-	$(CARGO) deny --locked check
+	$(CARGO) deny --locked check licenses bans sources
 
 image: ## container image; needs a Docker daemon
 	docker build -t mandate:dev .

@@ -46,7 +46,7 @@ enum Command {
     /// Tell all about a rule, or list the rules
     Explain(explain::Args),
     /// Print the CustomResourceDefinitions
-    Crds,
+    Crds(print::Crds),
     /// Print ServiceAccounts, roles and the policies that hold the controller to its own objects
     Rbac(print::Args),
     /// Print the webhook configurations
@@ -85,7 +85,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Task(command) => task::run(command),
         Command::Lint(args) => lint::run(&args),
         Command::Explain(args) => explain::run(&args),
-        Command::Crds => print::crds(),
+        Command::Crds(args) => print::crds(&args),
         Command::Rbac(args) => print::rbac(&args),
         Command::Webhooks(args) => print::webhooks(&args),
         Command::Completion(args) => print::completion(&args),

@@ -57,8 +57,20 @@ pub(super) struct Completion {
     shell: Shell,
 }
 
-pub(super) fn crds() -> anyhow::Result<Outcome> {
-    documents(&crate::api::crds())
+#[derive(Debug, clap::Args)]
+pub(super) struct Crds {
+    /// Write one file a kind into this directory instead
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+}
+
+pub(super) fn crds(args: &Crds) -> anyhow::Result<Outcome> {
+    let Some(dir) = &args.output_dir else { return documents(&crate::api::crds()) };
+    for crd in crate::api::crds() {
+        let file = dir.join(format!("{}.yaml", crd.spec.names.plural));
+        std::fs::write(&file, document(&crd)?).with_context(|| format!("writing `{}`", file.display()))?;
+    }
+    Ok(Outcome::Done)
 }
 
 pub(super) fn rbac(args: &Args) -> anyhow::Result<Outcome> {
@@ -81,9 +93,12 @@ pub(super) fn completion(args: &Completion) -> anyhow::Result<Outcome> {
 fn documents<T: Serialize>(objects: &[T]) -> anyhow::Result<Outcome> {
     let mut out = std::io::stdout().lock();
     for object in objects {
-        // By way of JSON: fields in the order of their names, whatever the type.
-        let sorted = serde_json::to_value(object)?;
-        write!(out, "---\n{}", serde_yaml::to_string(&sorted)?)?;
+        out.write_all(document(object)?.as_bytes())?;
     }
     Ok(Outcome::Done)
+}
+
+/// One YAML document. By way of JSON: fields in the order of their names, whatever the type.
+fn document<T: Serialize>(object: &T) -> anyhow::Result<String> {
+    Ok(format!("---\n{}", serde_yaml::to_string(&serde_json::to_value(object)?)?))
 }
