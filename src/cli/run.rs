@@ -22,6 +22,7 @@ use crate::cluster::connect::{Target, connect};
 use crate::cluster::{lease, world};
 use crate::controller;
 use crate::decide::world::World;
+use crate::install;
 use crate::metrics::Metrics;
 use crate::serve::admin::{self, Admin};
 use crate::serve::files::Files;
@@ -44,7 +45,8 @@ pub(super) enum Role {
         #[command(flatten)]
         webhook: WebhookArgs,
     },
-    /// All of it in one process, for a laptop
+    /// All of it in one process, for a laptop. Each role acts as its own ServiceAccount by
+    /// impersonation, so that the user of the kubeconfig needs the right to impersonate them
     All {
         #[command(flatten)]
         common: Common,
@@ -58,7 +60,7 @@ pub(super) enum Role {
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
     /// Namespace of Mandate itself
-    #[arg(long, default_value = "mandate-system", env = "MANDATE_NAMESPACE")]
+    #[arg(long, default_value = install::NAMESPACE, env = "MANDATE_NAMESPACE")]
     namespace: String,
     /// Namespace that is guarded; give it once for each
     #[arg(long = "guard", value_name = "NAMESPACE")]
@@ -84,7 +86,7 @@ pub(super) struct WebhookArgs {
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
     /// Service by which API servers call, in Mandate's namespace
-    #[arg(long, default_value = "mandate-webhook")]
+    #[arg(long, default_value = install::WEBHOOK)]
     service: String,
     /// Further DNS name or address by which API servers call; give it once for each
     #[arg(long = "host", value_name = "NAME")]
@@ -103,7 +105,8 @@ pub(super) struct WebhookArgs {
 /// What the roles of one process share.
 struct Process {
     common: Common,
-    client: Client,
+    /// Whether each role acts as its own ServiceAccount by impersonation.
+    impersonate: bool,
     metrics: Arc<Metrics>,
     readiness: Readiness,
     stop: Stop,
@@ -112,17 +115,24 @@ struct Process {
 pub(super) fn run(role: Role) -> anyhow::Result<Outcome> {
     super::runtime()?.block_on(async {
         match role {
-            Role::Controller { common, controller } => process(common, Some(controller), None).await,
-            Role::Webhook { common, webhook } => process(common, None, Some(webhook)).await,
-            Role::All { common, controller, webhook } => process(common, Some(controller), Some(webhook)).await,
+            Role::Controller { common, controller } => process(common, false, Some(controller), None).await,
+            Role::Webhook { common, webhook } => process(common, false, None, Some(webhook)).await,
+            Role::All { common, controller, webhook } => process(common, true, Some(controller), Some(webhook)).await,
         }
     })?;
     Ok(Outcome::Done)
 }
 
-async fn process(common: Common, controller: Option<ControllerArgs>, webhook: Option<WebhookArgs>) -> anyhow::Result<()> {
+impl Process {
+    /// A client that acts as the ServiceAccount of this name in Mandate's namespace.
+    async fn client(&self, account: &str) -> anyhow::Result<Client> {
+        let act_as = self.impersonate.then(|| format!("system:serviceaccount:{}:{account}", self.common.namespace));
+        Ok(connect(&Target { kubeconfig: self.common.kubeconfig.clone(), context: None, act_as }).await?)
+    }
+}
+
+async fn process(common: Common, impersonate: bool, controller: Option<ControllerArgs>, webhook: Option<WebhookArgs>) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
-    let client = connect(&Target { kubeconfig: common.kubeconfig.clone(), context: None }).await?;
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::register(&mut registry));
     let readiness = Readiness::new();
@@ -131,7 +141,7 @@ async fn process(common: Common, controller: Option<ControllerArgs>, webhook: Op
     let (end_admin, admin_ends) = Stop::new();
     let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: None };
     let admin = tokio::spawn(admin::serve(listener, pages, admin_ends));
-    let process = Process { common, client, metrics, readiness, stop };
+    let process = Process { common, impersonate, metrics, readiness, stop };
     let roles = async {
         let controller = async { optional(controller, |args| work(&process, args)).await };
         let webhook = async { optional(webhook, |args| review(&process, args)).await };
@@ -160,15 +170,16 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 const STANDBY_AFTER: Duration = Duration::from_secs(2);
 
 async fn work(process: &Process, args: ControllerArgs) -> anyhow::Result<()> {
-    let Process { common, client, metrics, readiness, stop } = process;
+    let Process { common, impersonate: _, metrics, readiness, stop } = process;
+    let client = process.client(install::CONTROLLER).await?;
     let ready = readiness.handle("controller");
-    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| "mandate-controller".to_owned());
+    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| install::CONTROLLER.to_owned());
     let instance = lease::identity(&pod);
     if !args.leader_elect {
         return Ok(controller::run(client.clone(), instance, metrics.clone(), ready, stop.clone()).await?);
     }
     let mut ready = Some(ready);
-    let mut hold = std::pin::pin!(lease::hold(client.clone(), &common.namespace, "mandate-controller", &instance, lease::Timings::default(), stop.clone()));
+    let mut hold = std::pin::pin!(lease::hold(client.clone(), &common.namespace, install::CONTROLLER, &instance, lease::Timings::default(), stop.clone()));
     let held = tokio::select! {
         held = &mut hold => held,
         () = tokio::time::sleep(STANDBY_AFTER) => {
@@ -189,8 +200,9 @@ async fn work(process: &Process, args: ControllerArgs) -> anyhow::Result<()> {
 }
 
 async fn review(process: &Process, args: WebhookArgs) -> anyhow::Result<()> {
-    let Process { common, client, metrics, readiness, stop } = process;
-    let controller = args.controller_user.unwrap_or_else(|| format!("system:serviceaccount:{}:mandate-controller", common.namespace));
+    let Process { common, impersonate: _, metrics, readiness, stop } = process;
+    let client = process.client(install::WEBHOOK).await?;
+    let controller = args.controller_user.unwrap_or_else(|| format!("system:serviceaccount:{}:{}", common.namespace, install::CONTROLLER));
     let shared = Arc::new(RwLock::new(World { controller, guarded: common.guarded.iter().cloned().collect(), ..World::default() }));
     let settings = match (args.cert_file, args.key_file) {
         (Some(cert), Some(key)) => Settings::Files(Files::new(cert, key)),
@@ -200,10 +212,10 @@ async fn review(process: &Process, args: WebhookArgs) -> anyhow::Result<()> {
             names.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
             Settings::Own(Own {
                 namespace: common.namespace.clone(),
-                secret: "mandate-webhook-tls".to_owned(),
+                secret: install::CERTIFICATE.to_owned(),
                 names,
-                validating: vec!["mandate".to_owned()],
-                mutating: vec!["mandate".to_owned()],
+                validating: vec![install::REGISTRATION.to_owned()],
+                mutating: vec![install::REGISTRATION.to_owned()],
                 lives: Lives::default(),
             })
         }

@@ -130,7 +130,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<Outcome> {
 }
 
 async fn tasks(cluster: &Cluster) -> anyhow::Result<Api<AgentTask>> {
-    let target = Target { kubeconfig: cluster.kubeconfig.clone(), context: cluster.context.clone() };
+    let target = Target { kubeconfig: cluster.kubeconfig.clone(), context: cluster.context.clone(), act_as: None };
     let client = connect(&target).await?;
     let namespace = cluster.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
     Ok(Api::namespaced(client, &namespace))

@@ -31,6 +31,8 @@ pub struct Target {
     pub kubeconfig: Option<PathBuf>,
     /// Context in it.
     pub context: Option<String>,
+    /// User to act as (impersonation), instead of the one that the kubeconfig gives.
+    pub act_as: Option<String>,
 }
 
 /// A client: from the kubeconfig or context that is named, else from the pod's
@@ -56,6 +58,10 @@ pub async fn connect(target: &Target) -> Result<Client, ConnectError> {
             Err(_) => Config::infer().await.map_err(|error| ConnectError::Nowhere(Box::new(error)))?,
         },
     };
+    if let Some(user) = &target.act_as {
+        // Of a ServiceAccount the API server adds the groups by itself.
+        config.auth_info.impersonate = Some(user.clone());
+    }
     config.connect_timeout = Some(std::time::Duration::from_secs(10));
     Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))
 }

@@ -63,7 +63,9 @@ async fn bring(identity: &AgentIdentity, context: &Context) -> Result<(Reconcile
     if identity.metadata.deletion_timestamp.is_some() {
         return Ok((Reconciled::Unchanged, Action::await_change())); // the garbage collector takes the ServiceAccount
     }
-    let (account, refusal) = match apply::ensure_identity(&context.client, identity).await {
+    let (namespace, name) = (identity.namespace().unwrap_or_default(), names::of_agent(&identity.name_any()));
+    let stands = context.service_accounts.of(&namespace, &name, &identity.uid().unwrap_or_default()).is_some();
+    let (account, refusal) = match if stands { Ok(name) } else { apply::ensure_identity(&context.client, identity).await } {
         Ok(account) => (Some(account), None),
         Err(ApplyError::Refused(because)) => (None, Some(because)),
         Err(source) => return Err(IdentityError::Apply { agent: identity.name_any(), source }),
