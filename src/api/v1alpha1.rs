@@ -18,13 +18,44 @@ pub use task_scope::{Credential, KubernetesGrant, SecretKey, ServiceAccountToken
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
+use serde_json::Value;
+
+use super::value::duration_pattern;
 
 /// Every CustomResourceDefinition of Mandate, in the order of their names.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut all = vec![AgentIdentity::crd(), AgentPolicy::crd(), AgentTask::crd(), ClusterAgentPolicy::crd(), TaskScope::crd()];
     all.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-    all
+    all.into_iter().map(polished).collect()
+}
+
+/// The definition with texts as people read them. What cannot be polished stays as it is.
+fn polished(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let Ok(mut value) = serde_json::to_value(&crd) else { return crd };
+    polish(&mut value);
+    serde_json::from_value(value).unwrap_or(crd)
+}
+
+fn polish(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(polish),
+        Value::Object(members) => {
+            for (name, member) in members.iter_mut() {
+                match (name.as_str(), &mut *member) {
+                    // Lines of the source are no lines of the text: `kubectl explain` breaks
+                    // them anew.
+                    ("description", Value::String(text)) => *text = text.replace("\n\n", "\0").replace('\n', " ").replace('\0', "\n\n"),
+                    // What is no duration has no length: one error is enough.
+                    ("rule", Value::String(rule)) if rule.contains("duration(self)") => {
+                        *rule = format!("!self.matches('{}') || ({rule})", duration_pattern());
+                    }
+                    _ => polish(member),
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -7,5 +7,6 @@ mod rule;
 
 pub use condition::{Condition, Conditions};
 pub use duration::{Duration, ParseDurationError};
+pub(super) use duration::pattern as duration_pattern;
 pub use owner::Owner;
 pub use rule::{KubernetesRule, Permission, TooManyPermissions, covers, permissions};

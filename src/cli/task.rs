@@ -225,16 +225,19 @@ fn show(task: &AgentTask, output: Output) -> anyhow::Result<()> {
             if let Some(person) = &spec.on_behalf_of {
                 writeln!(out, "Acts for    {}", person.user)?;
             }
-            if let Some(expires) = &status.expires_at {
-                writeln!(out, "Expires     {} ({})", expires.0, left(expires.0))?;
-            }
-            if let Some(ended) = &status.ended_at {
-                writeln!(out, "Over since  {}", ended.0)?;
+            match (&status.ended_at, &status.expires_at) {
+                (Some(ended), _) => writeln!(out, "Over since  {}", ended.0)?,
+                (None, Some(expires)) => writeln!(out, "Expires     {} ({})", expires.0, left(expires.0))?,
+                (None, None) => {}
             }
             for credential in &status.credentials {
                 let audience = credential.audience.as_deref().unwrap_or(if credential.expires_at.is_some() { "the API server" } else { "static secret" });
-                let expires = credential.expires_at.as_ref().map_or_else(|| "never".to_owned(), |at| at.0.to_string());
-                writeln!(out, "Credential  {} for {audience}, expires {expires}", credential.name)?;
+                let fate = match &credential.expires_at {
+                    _ if status.ended_at.is_some() => "taken back".to_owned(),
+                    Some(at) => format!("expires {}", at.0),
+                    None => "never expires".to_owned(),
+                };
+                writeln!(out, "Credential  {} for {audience}, {fate}", credential.name)?;
             }
             for risk in &status.accepted_risks {
                 writeln!(out, "Risk        {} is a copy of Secret {}: accepted by {} ({}): {}", risk.credential, risk.secret_name, risk.owner.team, risk.owner.contact, risk.reason)?;
@@ -273,17 +276,26 @@ async fn get(args: Get) -> anyhow::Result<Outcome> {
         writeln!(out, "{}", serde_json::to_string_pretty(&all.items)?)?;
         return Ok(Outcome::Done);
     }
+    if matches!(args.output, Output::Text) && !all.items.is_empty() {
+        writeln!(out, "{}", row(["NAME", "AGENT", "SCOPE", "PHASE", "REASON", "EXPIRES"]))?;
+    }
     for task in &all.items {
         match args.output {
             Output::Name => writeln!(out, "{}", task.name_any())?,
             _ => {
                 let status = task.status.clone().unwrap_or_default();
-                let expires = status.expires_at.map_or_else(|| "-".to_owned(), |at| left(at.0));
-                writeln!(out, "{:<40} {:<20} {:<20} {:<8} {:<18} {expires}", task.name_any(), task.spec.agent, task.spec.scope, format!("{:?}", phase(task)), status.reason.unwrap_or_default())?;
+                let expires = status.expires_at.filter(|_| status.ended_at.is_none()).map_or_else(|| "-".to_owned(), |at| left(at.0));
+                let (name, phase, reason) = (task.name_any(), format!("{:?}", phase(task)), status.reason.unwrap_or_default());
+                writeln!(out, "{}", row([&name, &task.spec.agent, &task.spec.scope, &phase, &reason, &expires]))?;
             }
         }
     }
     Ok(Outcome::Done)
+}
+
+/// One line of the list.
+fn row([name, agent, scope, phase, reason, expires]: [&str; 6]) -> String {
+    format!("{name:<40} {agent:<20} {scope:<20} {phase:<8} {reason:<18} {expires}")
 }
 
 async fn end(args: End) -> anyhow::Result<Outcome> {

@@ -17,6 +17,11 @@ const LONGEST: u32 = 8784 * 3600;
 const PATTERN: &str = "^([0-9]{1,4}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$";
 const HELP: &str = "write whole units, largest first, such as `90s`, `15m` or `1h30m`";
 
+/// The pattern, for rules that look at durations.
+pub(in crate::api) const fn pattern() -> &'static str {
+    PATTERN
+}
+
 impl Duration {
     /// A length of `seconds`, cut to the longest that can be written.
     #[must_use]
