@@ -14,17 +14,17 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use base64::Engine as _;
 use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{info, warn};
 
-use crate::api::{AgentTask, Phase};
+use crate::api::{AgentIdentity, AgentTask};
 use crate::clock::Clock;
 use crate::cluster::ask;
 use crate::cluster::world::Shared;
@@ -37,8 +37,9 @@ use crate::metrics::{self, Metrics, Outcome};
 
 /// Largest body: the API server takes objects of up to 3 MiB, and an update holds two.
 const LARGEST_BODY: usize = 8 * 1024 * 1024;
-/// Reviews at once; more are refused, so that those under way are answered in time.
-const MOST_AT_ONCE: usize = 512;
+/// Bodies at once, in bytes all together; more are refused. Anybody in the cluster can connect
+/// here, and must not be able to fill the memory. It is room for some five hundred pods.
+const ROOM: usize = 48 * 1024 * 1024;
 /// Longest time for a review where the API server names none.
 const LONGEST: Duration = Duration::from_secs(5);
 /// Longest time to look a task up.
@@ -60,16 +61,16 @@ pub struct Webhook {
 
 struct Shop {
     webhook: Webhook,
-    places: Semaphore,
+    /// One permit a byte.
+    room: Semaphore,
 }
 
 /// The routes `/validate` and `/mutate`.
 pub fn router(webhook: Webhook) -> Router {
-    let shop = Arc::new(Shop { webhook, places: Semaphore::new(MOST_AT_ONCE) });
+    let shop = Arc::new(Shop { webhook, room: Semaphore::new(ROOM) });
     Router::new()
         .route("/validate", post(validate))
         .route("/mutate", post(change))
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(shop)
 }
 
@@ -201,35 +202,70 @@ fn done(shop: &Shop, request: &Request<'_>, started: Instant, outcome: Outcome, 
 }
 
 /// A pod often comes right after its task, and a watch may lag behind: a task that would be
-/// refused for not being known or not being Ready is looked up before that is believed.
-/// A task that cannot be looked up is refused as before.
+/// refused is looked up, with its agent, before that is believed. What cannot be looked up
+/// is refused as before.
 async fn look_up_task(webhook: &Webhook, request: &Request<'_>) {
     if request.resource.resource != "pods" || request.operation != "CREATE" {
         return;
     }
     let Some(name) = pod::task_label(&request.object) else { return };
-    let known = {
+    let namespace = request.namespace.as_str();
+    {
         let world = webhook.world.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        world.task(&request.namespace, name).map(|task| task.phase)
-    };
-    if !matches!(known, None | Some(Phase::Pending)) {
-        return;
+        let now = webhook.clock.now();
+        if world.task(namespace, name).is_some_and(|task| world.usable(namespace, name, task, now).is_ok()) {
+            return;
+        }
     }
-    let api: Api<AgentTask> = Api::namespaced(webhook.client.clone(), &request.namespace);
-    if let Ok(Ok(Some(task))) = tokio::time::timeout(LOOK_UP, api.get_opt(name)).await {
-        let mut world = webhook.world.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        world.namespaces.entry(request.namespace.clone()).or_default().put_task(name.to_owned(), Task::of(&task));
+    let tasks: Api<AgentTask> = Api::namespaced(webhook.client.clone(), namespace);
+    let identities: Api<AgentIdentity> = Api::namespaced(webhook.client.clone(), namespace);
+    let look_up = async {
+        let task = tasks.get_opt(name).await?;
+        let identity = match &task {
+            Some(task) => identities.get_opt(&task.spec.agent).await?,
+            None => None,
+        };
+        Ok::<_, kube::Error>((task, identity))
+    };
+    let Ok(Ok((Some(task), identity))) = tokio::time::timeout(LOOK_UP, look_up).await else { return };
+    let mut world = webhook.world.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let here = world.namespaces.entry(namespace.to_owned()).or_default();
+    here.put_task(name.to_owned(), Task::of(&task));
+    if let Some(identity) = identity {
+        here.identities.insert(task.spec.agent, identity);
     }
 }
 
-const BUSY: &str = "Mandate's webhook has as many reviews under way as it can answer in time; try again";
+/// A body, and the room it takes for as long as it is looked at.
+struct Body<'a> {
+    bytes: Bytes,
+    _room: SemaphorePermit<'a>,
+}
 
-async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, body: Bytes) -> Response {
-    let started = Instant::now();
-    let Ok(_place) = shop.places.try_acquire() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, BUSY).into_response();
+/// Reads a body of known length into room that was made for it first.
+async fn body(shop: &Shop, request: axum::extract::Request) -> Result<Body<'_>, (StatusCode, &'static str)> {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u32>().ok());
+    let Some(length) = length else { return Err((StatusCode::LENGTH_REQUIRED, "an AdmissionReview comes with its length")) };
+    if length as usize > LARGEST_BODY {
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, "this is larger than any AdmissionReview"));
+    }
+    let Ok(room) = shop.room.try_acquire_many(length) else {
+        return Err((StatusCode::SERVICE_UNAVAILABLE, "Mandate's webhook has as many reviews under way as it can take; try again"));
     };
-    let request = match read(&body) {
+    let read = axum::body::to_bytes(request.into_body(), length as usize);
+    match tokio::time::timeout(LONGEST, read).await {
+        Ok(Ok(bytes)) => Ok(Body { bytes, _room: room }),
+        _ => Err((StatusCode::REQUEST_TIMEOUT, "the review did not come in time, or not whole")),
+    }
+}
+
+async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, request: axum::extract::Request) -> Response {
+    let body = match body(&shop, request).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let started = Instant::now();
+    let request = match read(&body.bytes) {
         Ok(request) => request,
         Err(response) => return *response,
     };
@@ -306,12 +342,13 @@ fn review<'a>(request: &'a Request<'a>, operation: Operation, user: &'a crate::a
     }
 }
 
-async fn change(State(shop): State<Arc<Shop>>, body: Bytes) -> Response {
-    let started = Instant::now();
-    let Ok(_place) = shop.places.try_acquire() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, BUSY).into_response();
+async fn change(State(shop): State<Arc<Shop>>, request: axum::extract::Request) -> Response {
+    let body = match body(&shop, request).await {
+        Ok(body) => body,
+        Err(refusal) => return refusal.into_response(),
     };
-    let request = match read(&body) {
+    let started = Instant::now();
+    let request = match read(&body.bytes) {
         Ok(request) => request,
         Err(response) => return *response,
     };
