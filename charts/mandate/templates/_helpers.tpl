@@ -80,6 +80,7 @@ readinessProbe:
 runAsNonRoot: true
 runAsUser: 65532
 runAsGroup: 65532
+fsGroup: 65532
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
@@ -87,7 +88,6 @@ seccompProfile: {type: RuntimeDefault}
 {{- define "mandate.token" -}}
 - name: kubernetes-api
   projected:
-    defaultMode: 0440
     sources:
       - serviceAccountToken: {path: token, expirationSeconds: 3600}
       - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
