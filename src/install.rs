@@ -85,6 +85,9 @@ pub enum InstallError {
     /// Guarding Kubernetes' own namespaces could stop the cluster.
     #[error("namespace `{0}` belongs to Kubernetes and cannot be guarded: with Mandate down, the cluster could not heal itself")]
     Kubernetes(String),
+    /// In Kubernetes' own namespaces Mandate would be taken for a part of Kubernetes.
+    #[error("namespace `{0}` belongs to Kubernetes and cannot be Mandate's; choose one of its own, such as `mandate-system`")]
+    Home(String),
     /// Guarding its own namespace could stop Mandate.
     #[error("namespace `{0}` is Mandate's own and cannot be guarded: with the webhook down, its own pods could not start")]
     Own(String),
@@ -127,7 +130,7 @@ impl Install {
         guarded: impl IntoIterator<Item = impl Into<String>>,
         webhook: Endpoint,
     ) -> Result<Self, InstallError> {
-        let namespace = name::namespace(namespace.into())?;
+        let namespace = name::home(namespace.into())?;
         let guarded = guarded.into_iter().map(|guarded| name::guarded(guarded.into(), &namespace)).collect::<Result<_, _>>()?;
         let webhook = match webhook {
             Endpoint::Service => Endpoint::Service,

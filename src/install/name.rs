@@ -5,7 +5,13 @@ use super::InstallError;
 /// First part of the names of the namespaces that Kubernetes keeps for itself.
 const KUBERNETES: &str = "kube-";
 
-pub(super) fn namespace(name: String) -> Result<String, InstallError> {
+/// The namespace that Mandate lives in.
+pub(super) fn home(name: String) -> Result<String, InstallError> {
+    let name = namespace(name)?;
+    if name.starts_with(KUBERNETES) { Err(InstallError::Home(name)) } else { Ok(name) }
+}
+
+fn namespace(name: String) -> Result<String, InstallError> {
     if is_label(&name) { Ok(name) } else { Err(InstallError::Namespace(name)) }
 }
 

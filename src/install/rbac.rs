@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::{CEILING, CERTIFICATE, CONTROLLER, Certificates, Install, REGISTRATION, WEBHOOK};
 use crate::api::{GROUP, KubernetesRule};
+use crate::cluster::certificate::SECRET_TYPE;
 
 /// Name of the Role that lets the controller read the Secrets whose keys may be copied.
 const SECRET_KEYS: &str = "mandate-secret-keys";
@@ -53,21 +54,19 @@ const READ: &[&str] = &["get", "list", "watch"];
 
 /// The controller, in the whole cluster.
 const CONTROLLER_EVERYWHERE: &[Right] = &[
-    // Its work; patch sets and takes the finalizer, delete ends the history of finished tasks.
+    // Its work; patch takes the finalizer off, delete ends the history of finished tasks.
     may(&["get", "list", "watch", "patch", "delete"], GROUP, &["agenttasks"]),
     may(&["patch"], GROUP, &["agenttasks/status"]),
-    // Patch is for the finalizer.
-    may(&["get", "list", "watch", "patch"], GROUP, &["agentidentities"]),
-    may(&["patch"], GROUP, &["agentidentities/status"]),
     // What tasks are judged by.
-    may(READ, GROUP, &["taskscopes", "agentpolicies", "clusteragentpolicies"]),
+    may(READ, GROUP, &["agentidentities", "taskscopes", "agentpolicies", "clusteragentpolicies"]),
+    may(&["patch"], GROUP, &["agentidentities/status"]),
     // To see when something it made is gone or changed. Reading shows no credential.
     may(READ, "", &["serviceaccounts"]),
     may(READ, RBAC, &["roles", "rolebindings"]),
     // Does the person a task acts for hold this themselves? Asking changes nothing.
     may(&["create"], "authorization.k8s.io", &["subjectaccessreviews"]),
     // To tell people what happened to their tasks.
-    may(&["create", "patch"], "events.k8s.io", &["events"]),
+    may(&["create"], "events.k8s.io", &["events"]),
 ];
 
 /// The controller, in each guarded namespace.
@@ -84,7 +83,7 @@ const CONTROLLER_IN_GUARDED: &[Right] = &[
 const CONTROLLER_AT_HOME: &[Right] = &[
     // Only one controller works at a time. A create has no name yet that RBAC could hold.
     may(&["create"], "coordination.k8s.io", &["leases"]),
-    may(&["get", "watch", "update", "patch"], "coordination.k8s.io", &["leases"]).only(&[CONTROLLER]),
+    may(&["get", "update"], "coordination.k8s.io", &["leases"]).only(&[CONTROLLER]),
 ];
 
 /// The webhook, in the whole cluster.
@@ -99,7 +98,7 @@ const WEBHOOK_EVERYWHERE: &[Right] = &[
 const WEBHOOK_REGISTERS: &[Right] = &[
     // Tells the API server which authority to trust, in its own registrations.
     may(
-        &["get", "list", "watch", "update", "patch"],
+        &["get", "list", "watch", "patch"],
         "admissionregistration.k8s.io",
         &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
     )
@@ -108,9 +107,8 @@ const WEBHOOK_REGISTERS: &[Right] = &[
 
 /// The webhook that makes its own certificate, in Mandate's own namespace.
 const WEBHOOK_AT_HOME: &[Right] = &[
-    // A create has no name yet that RBAC could hold.
-    may(&["create"], "", &["secrets"]),
-    may(&["get", "list", "watch", "update", "patch", "delete"], "", &["secrets"]).only(&[CERTIFICATE]),
+    // No create, which RBAC could not hold to a name: the Secret is installed empty.
+    may(&["get", "list", "watch", "update"], "", &["secrets"]).only(&[CERTIFICATE]),
 ];
 
 /// A role for people, added to one of Kubernetes' own (`view`, `edit`, `admin`).
@@ -163,6 +161,7 @@ pub(super) fn objects(install: &Install) -> Vec<Value> {
         role_binding(namespace, CONTROLLER, "Role", namespace, CONTROLLER),
     ];
     if own {
+        all.push(certificate(namespace));
         all.push(role(namespace, WEBHOOK, rules(WEBHOOK_AT_HOME)));
         all.push(role_binding(namespace, WEBHOOK, "Role", namespace, WEBHOOK));
     }
@@ -203,6 +202,12 @@ fn service_account(namespace: &str, name: &str) -> Value {
         // The Deployments project a token of one hour; the injected one would live a year.
         "automountServiceAccountToken": false,
     })
+}
+
+/// The Secret in which the webhook keeps its certificate, empty: an apply that does not
+/// mention the data leaves it as it is.
+fn certificate(home: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta(Some(home), CERTIFICATE), "type": SECRET_TYPE})
 }
 
 fn cluster_role(name: &str, rules: Value) -> Value {

@@ -58,6 +58,11 @@ fn mandates_own_namespace_is_never_guarded() {
 }
 
 #[test]
+fn mandate_never_lives_among_kubernetes_own() {
+    assert_eq!(Install::new("kube-system", ["finance"], Endpoint::Service), Err(InstallError::Home("kube-system".into())));
+}
+
+#[test]
 fn names_that_no_namespace_can_have_are_refused() {
     for bad in ["", "Finance", "a.b", "-a", "a-", "a b", "a'b", &"a".repeat(64)] {
         assert_eq!(Install::new(NAMESPACE, [bad], Endpoint::Service), Err(InstallError::Namespace(bad.into())), "{bad:?}");

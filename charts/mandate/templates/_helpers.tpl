@@ -1,0 +1,110 @@
+{{/* What JSON Schema cannot say: included by every file whose objects depend on it. */}}
+{{- define "mandate.check" -}}
+{{- $guarded := .Values.guardedNamespaces -}}
+{{- if has .Release.Namespace $guarded -}}
+{{- fail (printf "guardedNamespaces: `%s` is Mandate's own namespace and cannot be guarded: with the webhook down, its own pods could not start" .Release.Namespace) -}}
+{{- end -}}
+{{- range $guarded -}}
+{{- if hasPrefix "kube-" . -}}
+{{- fail (printf "guardedNamespaces: `%s` belongs to Kubernetes and cannot be guarded: with Mandate down, the cluster could not heal itself" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if hasPrefix "kube-" .Release.Namespace -}}
+{{- fail (printf "`%s` belongs to Kubernetes and cannot be Mandate's; choose one of its own (--namespace mandate-system --create-namespace)" .Release.Namespace) -}}
+{{- end -}}
+{{- range .Values.secretKeys -}}
+{{- if not (has .namespace $guarded) -}}
+{{- fail (printf "secretKeys: Secret `%s` lies in namespace `%s`, which is not guarded; add the namespace to guardedNamespaces" .secretName .namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "mandate.labels" -}}
+app.kubernetes.io/name: mandate
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "mandate.selector" -}}
+app.kubernetes.io/name: mandate
+app.kubernetes.io/component: {{ . }}
+{{- end -}}
+
+{{- define "mandate.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The user name of the controller's ServiceAccount. */}}
+{{- define "mandate.controller" -}}
+system:serviceaccount:{{ .Release.Namespace }}:mandate-controller
+{{- end -}}
+
+{{/* Arguments that both components take. */}}
+{{- define "mandate.args" -}}
+- --log-format={{ .Values.logs.format }}
+- --log={{ .Values.logs.filter }}
+- --namespace={{ .Release.Namespace }}
+{{- range .Values.guardedNamespaces }}
+- --guard={{ . }}
+{{- end }}
+- --admin=0.0.0.0:8081
+{{- end -}}
+
+{{/* Everything of a container that does not depend on what it does. */}}
+{{- define "mandate.container" -}}
+image: {{ include "mandate.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+livenessProbe:
+  httpGet: {path: /livez, port: admin}
+  periodSeconds: 10
+  failureThreshold: 3
+readinessProbe:
+  httpGet: {path: /readyz, port: admin}
+  periodSeconds: 5
+  failureThreshold: 1
+{{- end -}}
+
+{{- define "mandate.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* A token of one hour. The one that Kubernetes injects by default would be good for a year. */}}
+{{- define "mandate.token" -}}
+- name: kubernetes-api
+  projected:
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3600}
+      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end -}}
+
+{{- define "mandate.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
