@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::NamespaceResourceScope;
+use kube::core::{NamespaceResourceScope, Status};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
@@ -246,7 +246,7 @@ impl<'a> Work<'a> {
         match change::<Secret>(self.client, &self.namespace, &self.owns, &self.owner, &[]).await {
             Ok(uid) => delete(&api, &self.owns, Some(uid), DOING).await,
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-            Err(kube::Error::Api(status)) if status.is_invalid() => {
+            Err(kube::Error::Api(status)) if status.is_invalid() || is_by_policy(&status) => {
                 warn!(namespace = self.namespace, name = self.owns, "a secret with the name of a task's is not the task's, and stays");
                 Ok(())
             }
@@ -388,14 +388,20 @@ fn refusal(error: kube::Error, name: &str, doing: &'static str) -> ApplyError {
         let missing: Vec<&str> = status.message.lines().skip(1).map(str::trim).collect();
         let message = format!("the scope is beyond the cluster's ceiling: Mandate's controller does not hold {}; a cluster administrator can add it to ceiling.rules", missing.join(", "));
         Because::new(Reason::BeyondCeiling, message)
-    } else if status.is_forbidden() {
+    } else if status.is_forbidden() && !is_by_policy(status) {
         let message = format!("Mandate may not work in this namespace ({}); the platform can add it to guardedNamespaces", status.message);
         Because::new(Reason::NamespaceNotGuarded, message)
-    } else if status.is_invalid() {
+    } else if status.is_invalid() || status.is_forbidden() {
         let message = format!("an object called `{name}` stands there that is not this task's, and is left alone ({}); delete it and create a new task", status.message);
         Because::new(Reason::NameTaken, message)
     } else {
         return ApplyError::failed(doing)(error);
     };
     ApplyError::Refused(because)
+}
+
+/// Whether a ValidatingAdmissionPolicy said no: to the controller they say that an object is
+/// not one of its own.
+fn is_by_policy(status: &Status) -> bool {
+    status.is_forbidden() && status.message.contains("ValidatingAdmissionPolicy")
 }

@@ -3,7 +3,7 @@
 //!
 //! Three keep the controller to what it makes itself (tokens, Secrets, everything else);
 //! one keeps what it binds to what it owns; two keep everybody else off the names of tasks
-//! and off giving tasks rights past their scopes.
+//! and off giving tasks rights past their scopes; one keeps a task's requester true.
 //!
 //! Nobody but the controller is ever stopped from deleting, and Kubernetes' own controllers
 //! may change what they need to: namespaces go, garbage is collected.
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::rbac::meta;
 use super::{CONTROLLER, Install};
+use crate::api::GROUP;
 use crate::api::names::{AGENT_PREFIX, SECRET_TYPE, TASK_PREFIX};
 
 /// Longest life of a token that the controller may ask for, in seconds. It also keeps out
@@ -54,6 +55,7 @@ pub(super) fn objects(install: &Install) -> Vec<Value> {
         bindings(by_controller),
         reserved_names(by_others.clone()),
         reserved_subjects(by_others),
+        requesters(),
     ]
     .into_iter()
     .flat_map(Policy::objects)
@@ -215,6 +217,25 @@ fn reserved_subjects(by_others: (&'static str, String)) -> Policy {
     }
 }
 
+/// Who asked for a task is who asked for it. The webhook writes it down; this holds where the
+/// webhook is not registered, or is not the one it should be.
+fn requesters() -> Policy {
+    let same = |field: &str, none: &str| {
+        format!("object.spec.?requestedBy.?{field}.orValue({none}) == request.userInfo.?{field}.orValue({none})")
+    };
+    Policy {
+        name: "mandate-requesters",
+        on: vec![(GROUP, &["agenttasks"])],
+        operations: &["CREATE"],
+        when: vec![],
+        variables: vec![],
+        must: vec![(
+            [same("username", "''"), same("groups", "[]"), same("extra", "{}")].join(" && "),
+            say(&["spec.requestedBy must say who asks, `", "+request.userInfo.username", "`; the webhook of Mandate writes it, so it is not registered or did not answer"]),
+        )],
+    }
+}
+
 /// CEL: the text is a name of tasks or agents.
 fn reserved(text: &str) -> String {
     format!("({text}.startsWith('{TASK_PREFIX}') || {text}.startsWith('{AGENT_PREFIX}'))")
@@ -234,7 +255,7 @@ impl Policy {
         };
         let rules: Vec<Value> = on
             .into_iter()
-            .map(|(group, resources)| json!({"operations": operations, "apiGroups": [group], "apiVersions": ["v1"], "resources": resources}))
+            .map(|(group, resources)| json!({"operations": operations, "apiGroups": [group], "apiVersions": [if group == GROUP { "v1alpha1" } else { "v1" }], "resources": resources}))
             .collect();
         // Forbidden, as RBAC would have said it; a policy's own word would be Invalid.
         let validations: Vec<Value> = must
@@ -244,9 +265,11 @@ impl Policy {
         let mut spec = json!({
             "failurePolicy": "Fail",
             "matchConstraints": {"matchPolicy": "Equivalent", "resourceRules": rules},
-            "matchConditions": named(when),
             "validations": validations,
         });
+        if !when.is_empty() {
+            spec["matchConditions"] = json!(named(when));
+        }
         if !variables.is_empty() {
             spec["variables"] = json!(named(variables));
         }
