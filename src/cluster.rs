@@ -1,8 +1,9 @@
-//! The only part that speaks to a Kubernetes API server.
+//! What Mandate reads from and writes to a Kubernetes API server.
 //!
 //! It carries out what [`decide`](crate::decide) has planned and brings back what is there;
 //! it decides nothing. Token bytes exist only here, on their way from the API server into
-//! a task's Secret.
+//! a task's Secret. (The watches that drive the controller stand beside its work queue, in
+//! [`controller`](crate::controller).)
 
 pub mod apply;
 pub mod ask;

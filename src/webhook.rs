@@ -19,19 +19,17 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use base64::Engine as _;
-use kube::{Api, Client};
+use kube::Client;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{info, warn};
 
-use crate::api::{AgentIdentity, AgentTask};
 use crate::clock::Clock;
-use crate::cluster::ask;
 use crate::cluster::world::Shared;
+use crate::cluster::{ask, world};
 use crate::decide::admit::{self, Operation, Review};
 use crate::decide::finding::{Finding, Severity, Verdict};
 use crate::decide::json::Value;
-use crate::decide::world::Task;
 use crate::decide::{mutate, pod};
 use crate::metrics::{self, Metrics, Outcome};
 
@@ -217,23 +215,7 @@ async fn look_up_task(webhook: &Webhook, request: &Request<'_>) {
             return;
         }
     }
-    let tasks: Api<AgentTask> = Api::namespaced(webhook.client.clone(), namespace);
-    let identities: Api<AgentIdentity> = Api::namespaced(webhook.client.clone(), namespace);
-    let look_up = async {
-        let task = tasks.get_opt(name).await?;
-        let identity = match &task {
-            Some(task) => identities.get_opt(&task.spec.agent).await?,
-            None => None,
-        };
-        Ok::<_, kube::Error>((task, identity))
-    };
-    let Ok(Ok((Some(task), identity))) = tokio::time::timeout(LOOK_UP, look_up).await else { return };
-    let mut world = webhook.world.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let here = world.namespaces.entry(namespace.to_owned()).or_default();
-    here.put_task(name.to_owned(), Task::of(&task));
-    if let Some(identity) = identity {
-        here.identities.insert(task.spec.agent, identity);
-    }
+    let _ = tokio::time::timeout(LOOK_UP, world::look_up(&webhook.client, &webhook.world, namespace, name)).await;
 }
 
 /// A body, and the room it takes for as long as it is looked at.

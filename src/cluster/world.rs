@@ -36,6 +36,22 @@ pub async fn keep(client: Client, world: Shared, readiness: &Readiness) {
     let _ = select_all(watches).await;
 }
 
+/// Looks a task and its agent up, for where the watches may lag behind, and takes them in.
+///
+/// # Errors
+/// The API server could not be asked; the world is as it was.
+pub async fn look_up(client: &Client, world: &Shared, namespace: &str, name: &str) -> Result<(), kube::Error> {
+    let Some(task) = Api::<AgentTask>::namespaced(client.clone(), namespace).get_opt(name).await? else { return Ok(()) };
+    let identity = Api::<AgentIdentity>::namespaced(client.clone(), namespace).get_opt(&task.spec.agent).await?;
+    let mut world = write(world);
+    let here = world.namespaces.entry(namespace.to_owned()).or_default();
+    here.put_task(name.to_owned(), Task::of(&task));
+    if let Some(identity) = identity {
+        here.identities.insert(task.spec.agent, identity);
+    }
+    Ok(())
+}
+
 /// A kind of which the world keeps something.
 trait Kept: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static {
     fn clear(world: &mut World);
