@@ -10,7 +10,10 @@
 //!
 //! What they do not stop: a binding to a *group* that every ServiceAccount is in
 //! (`system:serviceaccounts`) reaches tasks too; and RBAC's `impersonate` on
-//! `serviceaccounts`, which Kubernetes' `edit` role holds, is no write that admission sees.
+//! `serviceaccounts`, which Kubernetes' `edit` role holds, is no write that admission sees. A
+//! JSON Patch `test` is answered before admission, so a controller that somebody took over
+//! can try whether a whole value in a Secret equals a guess; it learns nothing of a value
+//! that cannot be guessed.
 
 use serde_json::{Value, json};
 

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret};
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use mandate::api::KubernetesRule;
 use mandate::install::{Certificates, Endpoint, Install, NAMESPACE, SecretSource};
@@ -76,7 +78,8 @@ fn by_name(objects: impl IntoIterator<Item = Value>) -> BTreeMap<String, Value> 
     let helms = ["app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"];
     let mut all = BTreeMap::new();
     for mut object in objects {
-        let name = format!("{} {}/{}", object["kind"], object["metadata"]["namespace"], object["metadata"]["name"]).replace('"', "");
+        let name =
+            format!("{} {}/{}", object["kind"], object["metadata"]["namespace"], object["metadata"]["name"]).replace('"', "");
         for label in helms {
             if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
                 labels.remove(label);
@@ -176,6 +179,15 @@ fn the_chart_refuses_what_the_binary_refuses() {
 }
 
 #[test]
+fn the_example_values_guard_what_they_say() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/manifests/values.yaml");
+    let values: Value = serde_yaml::from_str(&std::fs::read_to_string(example).unwrap()).unwrap();
+    let ceiling: Vec<KubernetesRule> = serde_json::from_value(values["ceiling"]["rules"].clone()).unwrap();
+    let install = Install::new(NAMESPACE, ["finance"], Endpoint::Service).unwrap().ceiling(ceiling).unwrap();
+    agree(&values, &install);
+}
+
+#[test]
 fn the_chart_passes_helms_own_check() {
     let values = values().to_string();
     let args = ["lint", "--strict", CHART, "--namespace", NAMESPACE, "--set-json", &values];
@@ -210,13 +222,19 @@ async fn helm_installs_upgrades_without_a_change_and_uninstalls() {
 
 async fn life(bed: &Bed) -> Result<()> {
     let client = bed.admin();
-    for namespace in ["finance", "research"] {
+    for namespace in ["finance", "research", "elsewhere"] {
         make_namespace(&client, namespace, &[]).await?;
+    }
+    for namespace in ["finance", "elsewhere"] {
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+        let look = || async { accounts.get_opt("default").await.ok().flatten() };
+        bed.wait("the default ServiceAccount", Duration::from_secs(30), look).await?;
     }
     // Pods that are not restricted are refused there.
     make_namespace(&client, NAMESPACE, &[("pod-security.kubernetes.io/enforce", "restricted")]).await?;
     upgrade(bed, &values(), &[])?;
     let rendered = template(&values())?;
+    closed(bed, &client).await?;
     fill(&client).await?;
     let before = states(&client, &rendered).await?;
     ensure!(before.len() > 40, "{before:?}");
@@ -239,8 +257,42 @@ async fn life(bed: &Bed) -> Result<()> {
         let api = api_of(&client, object).await?;
         let gone = || async { (api.get_metadata_opt(&object.name_any()).await.ok()?.is_some() == stays).then_some(()) };
         let what = format!("{} to {}", object.name_any(), if stays { "stay" } else { "go" });
-        bed.wait(&what, std::time::Duration::from_secs(30), gone).await?;
+        bed.wait(&what, Duration::from_secs(30), gone).await?;
     }
+    Ok(())
+}
+
+/// With no webhook behind them, the registrations refuse what they are about and nothing else.
+async fn closed(bed: &Bed, client: &Client) -> Result<()> {
+    let pod = json!({"metadata": {"name": "any"}, "spec": {"containers": [{"name": "any", "image": "any"}]}});
+    let pod: Pod = serde_json::from_value(pod)?;
+    let legacy = json!({"metadata": {"name": "legacy", "annotations": {"kubernetes.io/service-account.name": "default"}}, "type": "kubernetes.io/service-account-token"});
+    let legacy: Secret = serde_json::from_value(legacy)?;
+    let opaque: Secret = serde_json::from_value(json!({"metadata": {"name": "opaque"}, "stringData": {"a": "b"}}))?;
+    let create = PostParams::default();
+    let pods = |namespace| Api::<Pod>::namespaced(client.clone(), namespace);
+    let secrets = |namespace| Api::<Secret>::namespaced(client.clone(), namespace);
+    // The API server takes up a registration a moment after it is written.
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    let unanswered =
+        |answer: Option<kube::Error>| answer.filter(|error| error.to_string().contains("failed calling webhook")).map(|_| ());
+    let limit = Duration::from_secs(30);
+    bed.wait("a pod to be refused", limit, || async { unanswered(pods("finance").create(&dry_run, &pod).await.err()) }).await?;
+    bed.wait("a token Secret to be refused", limit, || async {
+        unanswered(secrets("finance").create(&dry_run, &legacy).await.err())
+    })
+    .await?;
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "finance");
+    let token = TokenRequest::default();
+    bed.wait("a token to be refused", limit, || async {
+        unanswered(accounts.create_token_request("default", &dry_run, &token).await.err())
+    })
+    .await?;
+    // Other Secrets are never sent, so that nobody waits for an answer about them.
+    secrets("finance").create(&create, &opaque).await.context("an ordinary Secret in a guarded namespace")?;
+    secrets("finance").delete("opaque", &DeleteParams::default()).await?;
+    pods("elsewhere").create(&create, &pod).await.context("a pod where nothing is guarded")?;
+    secrets("elsewhere").create(&create, &legacy).await.context("a token Secret where nothing is guarded")?;
     Ok(())
 }
 
@@ -275,7 +327,8 @@ fn webhook() -> PatchParams {
 fn upgrade(bed: &Bed, values: &Value, more: &[&str]) -> Result<()> {
     let values = values.to_string();
     let kubeconfig = path(bed.kubeconfig())?;
-    let args = ["upgrade", "--install", "release", CHART, "--namespace", NAMESPACE, "--kubeconfig", kubeconfig, "--set-json", &values];
+    let args =
+        ["upgrade", "--install", "release", CHART, "--namespace", NAMESPACE, "--kubeconfig", kubeconfig, "--set-json", &values];
     succeeded(run(bed.dir(), &[&args, more].concat())?).map(|_| ())
 }
 
@@ -305,7 +358,10 @@ async fn accepts_pod_of(client: &Client, deployment: &str, rendered: &[DynamicOb
     let spec = found.context("a Deployment")?.data["spec"]["template"]["spec"].clone();
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": deployment}, "spec": spec}))?;
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    Api::<Pod>::namespaced(client.clone(), NAMESPACE).create(&dry_run, &pod).await.with_context(|| format!("a pod of {deployment}"))?;
+    Api::<Pod>::namespaced(client.clone(), NAMESPACE)
+        .create(&dry_run, &pod)
+        .await
+        .with_context(|| format!("a pod of {deployment}"))?;
     let mut loose = pod;
     match loose.spec.as_mut() {
         Some(spec) => spec.host_network = Some(true),
