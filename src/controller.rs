@@ -32,6 +32,7 @@ use tracing::{info, warn};
 
 use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Phase, TaskScope};
 use crate::clock::Clock;
+use crate::cluster::apply::Writer;
 use crate::cluster::observe::{self, Facts};
 use crate::decide::grant;
 use crate::metrics::Metrics;
@@ -61,6 +62,12 @@ struct Context {
     service_accounts: Facts,
     roles: Facts,
     bindings: Facts,
+}
+
+impl Context {
+    fn writer(&self) -> Writer<'_> {
+        Writer { client: &self.client, metrics: &self.metrics }
+    }
 }
 
 /// Why the controller stopped.

@@ -45,40 +45,22 @@ label! {
     /// Resource, with its subresource, as an API server names it.
     #[allow(missing_docs)]
     Resource {
-        AgentApprovals = "agentapprovals",
         AgentIdentities = "agentidentities",
         AgentIdentitiesStatus = "agentidentities/status",
         AgentPolicies = "agentpolicies",
-        AgentPoliciesStatus = "agentpolicies/status",
         AgentTasks = "agenttasks",
         AgentTasksStatus = "agenttasks/status",
         ClusterAgentPolicies = "clusteragentpolicies",
-        ClusterAgentPoliciesStatus = "clusteragentpolicies/status",
-        CronJobs = "cronjobs",
-        DaemonSets = "daemonsets",
-        Deployments = "deployments",
         EphemeralContainers = "pods/ephemeralcontainers",
         Events = "events",
-        Jobs = "jobs",
-        Leases = "leases",
         MutatingWebhooks = "mutatingwebhookconfigurations",
-        PodTemplates = "podtemplates",
         Pods = "pods",
-        PolicyWaivers = "policywaivers",
-        ReplicaSets = "replicasets",
-        ReplicationControllers = "replicationcontrollers",
         RoleBindings = "rolebindings",
         Roles = "roles",
         Secrets = "secrets",
         ServiceAccounts = "serviceaccounts",
         ServiceAccountTokens = "serviceaccounts/token",
-        StatefulSets = "statefulsets",
-        SubjectAccessReviews = "subjectaccessreviews",
         TaskScopes = "taskscopes",
-        TaskScopesStatus = "taskscopes/status",
-        TokenReviews = "tokenreviews",
-        ToolServers = "toolservers",
-        ToolServersStatus = "toolservers/status",
         ValidatingWebhooks = "validatingwebhookconfigurations",
         /// Anything else.
         Other = "other",
@@ -114,14 +96,7 @@ label! {
 label! {
     /// Kind that is reconciled.
     #[allow(missing_docs)]
-    Kind {
-        AgentIdentity = "AgentIdentity",
-        AgentPolicy = "AgentPolicy",
-        AgentTask = "AgentTask",
-        ClusterAgentPolicy = "ClusterAgentPolicy",
-        TaskScope = "TaskScope",
-        ToolServer = "ToolServer",
-    }
+    Kind { AgentIdentity = "AgentIdentity", AgentTask = "AgentTask" }
 }
 
 label! {

@@ -28,6 +28,7 @@ use super::token::{self, TokenError};
 use crate::api::{AgentIdentity, AgentTask, IssuedCredential, KubernetesRule, SecretKey, names};
 use crate::decide::check::{Because, Reason};
 use crate::decide::grant::{Fill, Object, Step};
+use crate::metrics::{self, Metrics, Verb};
 
 /// Why a step could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +74,18 @@ impl ApplyError {
     }
 }
 
+/// Writes, and counts what it writes.
+#[derive(Clone, Copy)]
+pub struct Writer<'a> {
+    /// The cluster.
+    pub client: &'a Client,
+    /// Where it is counted.
+    pub metrics: &'a Metrics,
+}
+
 /// The task for which steps are carried out.
 pub struct Work<'a> {
-    client: &'a Client,
+    writer: Writer<'a>,
     task: &'a AgentTask,
     namespace: String,
     owns: String,
@@ -85,9 +95,9 @@ pub struct Work<'a> {
 impl<'a> Work<'a> {
     /// Work for one task.
     #[must_use]
-    pub fn new(client: &'a Client, task: &'a AgentTask) -> Self {
+    pub fn new(writer: Writer<'a>, task: &'a AgentTask) -> Self {
         let owner = owner_reference(task);
-        Self { client, task, namespace: task.namespace().unwrap_or_default(), owns: names::of_task(&task.name_any(), &owner.uid), owner }
+        Self { writer, task, namespace: task.namespace().unwrap_or_default(), owns: names::of_task(&task.name_any(), &owner.uid), owner }
     }
 
     /// Carries out steps in their order and gives back what was issued.
@@ -140,14 +150,14 @@ impl<'a> Work<'a> {
     async fn role(&self, rules: &[KubernetesRule]) -> Result<(), ApplyError> {
         let rules: Vec<PolicyRule> = rules.iter().map(PolicyRule::from).collect();
         let role = Role { metadata: self.meta(), rules: Some(rules.clone()) };
-        ensure(self.client, &role, &self.owner, &[json!({"op": "add", "path": "/rules", "value": rules})], "making the Role").await?;
+        self.writer.ensure(&role, &self.owner, &[json!({"op": "add", "path": "/rules", "value": rules})], "making the Role").await?;
         Ok(())
     }
 
     async fn service_account(&self) -> Result<(), ApplyError> {
         let account = ServiceAccount { metadata: self.meta(), automount_service_account_token: Some(false), ..ServiceAccount::default() };
         let keep = [json!({"op": "add", "path": "/automountServiceAccountToken", "value": false})];
-        ensure(self.client, &account, &self.owner, &keep, "making the ServiceAccount").await?;
+        self.writer.ensure(&account, &self.owner, &keep, "making the ServiceAccount").await?;
         Ok(())
     }
 
@@ -163,19 +173,21 @@ impl<'a> Work<'a> {
             role_ref: RoleRef { api_group: Some("rbac.authorization.k8s.io".into()), kind: "Role".into(), name: self.owns.clone() },
             subjects: Some(subjects.clone()),
         };
-        ensure(self.client, &binding, &self.owner, &[json!({"op": "add", "path": "/subjects", "value": subjects})], "making the RoleBinding").await?;
+        self.writer.ensure(&binding, &self.owner, &[json!({"op": "add", "path": "/subjects", "value": subjects})], "making the RoleBinding").await?;
         Ok(())
     }
 
     /// The Secret, and its UID.
     async fn secret(&self) -> Result<String, ApplyError> {
         let secret = Secret { metadata: self.meta(), type_: Some(names::SECRET_TYPE.into()), ..Secret::default() };
-        ensure(self.client, &secret, &self.owner, &[], "making the Secret").await
+        self.writer.ensure(&secret, &self.owner, &[], "making the Secret").await
     }
 
     async fn fill(&self, fill: &Fill, secret_uid: &str, now: Timestamp) -> Result<Vec<IssuedCredential>, ApplyError> {
         let minted = try_join_all(fill.mint.iter().map(|mint| async move {
-            let minted = token::mint(self.client, &self.namespace, &self.owns, &self.task.spec.agent, secret_uid, mint).await?;
+            let minted = token::mint(self.writer.client, &self.namespace, &self.owns, &self.task.spec.agent, secret_uid, mint).await?;
+            self.writer.metrics.minted();
+            self.writer.metrics.wrote(Verb::Create, metrics::Resource::ServiceAccountTokens);
             Ok::<_, ApplyError>((mint, minted))
         }));
         let copied = try_join_all(fill.copy.iter().map(|(name, key)| async move { Ok::<_, ApplyError>((name, self.copy(key).await?)) }));
@@ -198,13 +210,13 @@ impl<'a> Work<'a> {
         }
         let data: BTreeMap<&str, &str> = data.iter().map(|(name, value)| (*name, value.expose_secret())).collect();
         let write = json!({"op": "add", "path": "/data", "value": data});
-        change::<Secret>(self.client, &self.namespace, &self.owns, &self.owner, &[write]).await.map_err(|error| refusal(error, &self.owns, "writing the credentials"))?;
+        self.writer.change::<Secret>(&self.namespace, &self.owns, &self.owner, &[write]).await.map_err(|error| refusal(error, &self.owns, "writing the credentials"))?;
         Ok(issued)
     }
 
     /// The value of one key of a Secret that a ClusterAgentPolicy lets be copied.
     async fn copy(&self, key: &SecretKey) -> Result<SecretBox<Vec<u8>>, ApplyError> {
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api: Api<Secret> = Api::namespaced(self.writer.client.clone(), &self.namespace);
         let mut secret = api.get(&key.secret_name).await.map_err(|error| match &error {
             kube::Error::Api(status) if status.is_forbidden() => ApplyError::Refused(Because::new(
                 Reason::SecretKeyNotAllowed,
@@ -230,21 +242,21 @@ impl<'a> Work<'a> {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api: Api<K> = Api::namespaced(self.writer.client.clone(), &self.namespace);
         let Some(found) = api.get_metadata_opt(&self.owns).await.map_err(ApplyError::failed(doing))? else { return Ok(()) };
         if !belongs(&found.metadata, &self.owner) {
             warn!(namespace = self.namespace, name = self.owns, "an object with the name of a task's is not the task's, and stays");
             return Ok(());
         }
-        delete(&api, &self.owns, found.metadata.uid, doing).await
+        self.writer.delete(&api, &self.owns, found.metadata.uid, doing).await
     }
 
     /// The Secret may not be read; a change of nothing, guarded by its owner, tells its UID.
     async fn take_secret(&self) -> Result<(), ApplyError> {
         const DOING: &str = "taking the Secret back";
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        match change::<Secret>(self.client, &self.namespace, &self.owns, &self.owner, &[]).await {
-            Ok(uid) => delete(&api, &self.owns, Some(uid), DOING).await,
+        let api: Api<Secret> = Api::namespaced(self.writer.client.clone(), &self.namespace);
+        match self.writer.change::<Secret>(&self.namespace, &self.owns, &self.owner, &[]).await {
+            Ok(uid) => self.writer.delete(&api, &self.owns, Some(uid), DOING).await,
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             Err(kube::Error::Api(status)) if status.is_invalid() || is_by_policy(&status) => {
                 warn!(namespace = self.namespace, name = self.owns, "a secret with the name of a task's is not the task's, and stays");
@@ -259,17 +271,20 @@ impl<'a> Work<'a> {
         let Some(place) = self.task.finalizers().iter().position(|finalizer| finalizer == names::FINALIZER) else { return Ok(()) };
         let path = format!("/metadata/finalizers/{place}");
         let patch = [json!({"op": "test", "path": path, "value": names::FINALIZER}), json!({"op": "remove", "path": path})];
-        let api: Api<AgentTask> = Api::namespaced(self.client.clone(), &self.namespace);
+        let api: Api<AgentTask> = Api::namespaced(self.writer.client.clone(), &self.namespace);
         match api.patch_metadata(&self.task.name_any(), &params(), &json_patch::<AgentTask>(&patch)).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.writer.metrics.wrote(Verb::Patch, metrics::Resource::AgentTasks);
+                Ok(())
+            }
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             Err(error) => Err(ApplyError::failed("releasing the task")(error)),
         }
     }
 
     async fn forget(&self) -> Result<(), ApplyError> {
-        let api: Api<AgentTask> = Api::namespaced(self.client.clone(), &self.namespace);
-        delete(&api, &self.task.name_any(), self.task.uid(), "deleting the finished task").await
+        let api: Api<AgentTask> = Api::namespaced(self.writer.client.clone(), &self.namespace);
+        self.writer.delete(&api, &self.task.name_any(), self.task.uid(), "deleting the finished task").await
     }
 }
 
@@ -277,7 +292,7 @@ impl<'a> Work<'a> {
 ///
 /// # Errors
 /// [`ApplyError`].
-pub async fn ensure_identity(client: &Client, identity: &AgentIdentity) -> Result<String, ApplyError> {
+pub async fn ensure_identity(writer: Writer<'_>, identity: &AgentIdentity) -> Result<String, ApplyError> {
     let owner = owner_reference(identity);
     let name = names::of_agent(&identity.name_any());
     let account = ServiceAccount {
@@ -292,7 +307,7 @@ pub async fn ensure_identity(client: &Client, identity: &AgentIdentity) -> Resul
         ..ServiceAccount::default()
     };
     let keep = [json!({"op": "add", "path": "/automountServiceAccountToken", "value": false})];
-    ensure(client, &account, &owner, &keep, "making the ServiceAccount").await?;
+    writer.ensure(&account, &owner, &keep, "making the ServiceAccount").await?;
     Ok(name)
 }
 
@@ -332,46 +347,59 @@ fn json_patch<K: Serialize>(operations: &[Value]) -> Patch<K> {
     Patch::Json(serde_json::from_value(Value::Array(operations.to_vec())).unwrap_or_default())
 }
 
-/// Changes an object only if its first owner is ours; the API server checks both in one.
-/// Gives back its UID.
-async fn change<K>(client: &Client, namespace: &str, name: &str, owner: &OwnerReference, operations: &[Value]) -> Result<String, kube::Error>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
-{
-    let mut guarded = vec![json!({"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": owner.uid})];
-    guarded.extend_from_slice(operations);
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    let changed = api.patch_metadata(name, &params(), &json_patch::<K>(&guarded)).await?;
-    Ok(changed.metadata.uid.unwrap_or_default())
-}
-
-/// Makes an object, or where one stands already that is ours, brings it to what it should
-/// be. Gives back its UID.
-async fn ensure<K>(client: &Client, object: &K, owner: &OwnerReference, keep: &[Value], doing: &'static str) -> Result<String, ApplyError>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
-{
-    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    let api: Api<K> = Api::namespaced(client.clone(), &namespace);
-    let create = PostParams { field_manager: Some(names::MANAGER.to_owned()), ..PostParams::default() };
-    match api.create(&create, object).await {
-        Ok(made) => Ok(made.uid().unwrap_or_default()),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {
-            change::<K>(client, &namespace, &name, owner, keep).await.map_err(|error| refusal(error, &name, doing))
-        }
-        Err(error) => Err(refusal(error, &name, doing)),
+impl Writer<'_> {
+    fn wrote<K: Resource<DynamicType = ()>>(&self, verb: Verb) {
+        self.metrics.wrote(verb, metrics::Resource::of(&K::plural(&())));
     }
-}
 
-async fn delete<K>(api: &Api<K>, name: &str, uid: Option<String>, doing: &'static str) -> Result<(), ApplyError>
-where
-    K: Clone + Debug + DeserializeOwned,
-{
-    let only_this = Preconditions { uid, resource_version: None };
-    match api.delete(name, &DeleteParams::background().preconditions(only_this)).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-        Err(error) => Err(ApplyError::failed(doing)(error)),
+    /// Changes an object only if its first owner is ours; the API server checks both in one.
+    /// Gives back its UID.
+    async fn change<K>(&self, namespace: &str, name: &str, owner: &OwnerReference, operations: &[Value]) -> Result<String, kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let mut guarded = vec![json!({"op": "test", "path": "/metadata/ownerReferences/0/uid", "value": owner.uid})];
+        guarded.extend_from_slice(operations);
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let changed = api.patch_metadata(name, &params(), &json_patch::<K>(&guarded)).await?;
+        self.wrote::<K>(Verb::Patch);
+        Ok(changed.metadata.uid.unwrap_or_default())
+    }
+
+    /// Makes an object, or where one stands already that is ours, brings it to what it should
+    /// be. Gives back its UID.
+    async fn ensure<K>(&self, object: &K, owner: &OwnerReference, keep: &[Value], doing: &'static str) -> Result<String, ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let api: Api<K> = Api::namespaced(self.client.clone(), &namespace);
+        let create = PostParams { field_manager: Some(names::MANAGER.to_owned()), ..PostParams::default() };
+        match api.create(&create, object).await {
+            Ok(made) => {
+                self.wrote::<K>(Verb::Create);
+                Ok(made.uid().unwrap_or_default())
+            }
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                self.change::<K>(&namespace, &name, owner, keep).await.map_err(|error| refusal(error, &name, doing))
+            }
+            Err(error) => Err(refusal(error, &name, doing)),
+        }
+    }
+
+    async fn delete<K>(&self, api: &Api<K>, name: &str, uid: Option<String>, doing: &'static str) -> Result<(), ApplyError>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let only_this = Preconditions { uid, resource_version: None };
+        match api.delete(name, &DeleteParams::background().preconditions(only_this)).await {
+            Ok(_) => {
+                self.wrote::<K>(Verb::Delete);
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+            Err(error) => Err(ApplyError::failed(doing)(error)),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::Context;
 use crate::api::{AgentIdentity, AgentIdentityStatus, Conditions, names};
-use crate::metrics::{Kind, Reconciled};
+use crate::metrics::{self, Kind, Reconciled, Verb};
 use crate::cluster::apply::{self, ApplyError};
 
 /// Why an identity could not be brought to where it should be.
@@ -65,7 +65,7 @@ async fn bring(identity: &AgentIdentity, context: &Context) -> Result<(Reconcile
     }
     let (namespace, name) = (identity.namespace().unwrap_or_default(), names::of_agent(&identity.name_any()));
     let stands = context.service_accounts.of(&namespace, &name, &identity.uid().unwrap_or_default()).is_some();
-    let (account, refusal) = match if stands { Ok(name) } else { apply::ensure_identity(&context.client, identity).await } {
+    let (account, refusal) = match if stands { Ok(name) } else { apply::ensure_identity(context.writer(), identity).await } {
         Ok(account) => (Some(account), None),
         Err(ApplyError::Refused(because)) => (None, Some(because)),
         Err(source) => return Err(IdentityError::Apply { agent: identity.name_any(), source }),
@@ -104,7 +104,10 @@ async fn bring(identity: &AgentIdentity, context: &Context) -> Result<(Reconcile
         "status": status,
     });
     match api.patch_status(&identity.name_any(), &PatchParams::apply(names::MANAGER).force(), &Patch::Apply(&body)).await {
-        Ok(_) => Ok((if refusal.is_some() { Reconciled::Refused } else { Reconciled::Changed }, next)),
+        Ok(_) => {
+            context.metrics.wrote(Verb::Patch, metrics::Resource::AgentIdentitiesStatus);
+            Ok((if refusal.is_some() { Reconciled::Refused } else { Reconciled::Changed }, next))
+        }
         Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok((Reconciled::Unchanged, next)),
         Err(source) => Err(IdentityError::Status { agent: identity.name_any(), source: Box::new(source) }),
     }

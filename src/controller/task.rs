@@ -15,7 +15,7 @@ use crate::api::{AgentTask, AgentTaskStatus, ClusterAgentPolicySpec, Phase, Work
 use crate::cluster::apply::{ApplyError, Work};
 use crate::cluster::{ask, event};
 use crate::decide::check::is_over;
-use crate::metrics::{Kind, Reconciled};
+use crate::metrics::{self, Kind, Reconciled, Verb};
 use crate::decide::grant::{self, Observed, Owned, Plan};
 
 /// Why a task could not be brought to where it should be.
@@ -86,7 +86,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 async fn bring(task: &AgentTask, context: &Context) -> Result<(Reconciled, Action), TaskError> {
     let now = context.clock.now();
     let plan = judge(task, context, now).await?;
-    let work = Work::new(&context.client, task);
+    let work = Work::new(context.writer(), task);
     let (plan, issued) = match work.carry_out(&plan.steps, now).await {
         Ok(issued) => (plan, issued),
         // The API server said no: take back what was made on the way, and say why.
@@ -105,9 +105,6 @@ async fn bring(task: &AgentTask, context: &Context) -> Result<(Reconciled, Actio
         _ if plan.steps.is_empty() && plan.report.is_none() => Reconciled::Unchanged,
         _ => Reconciled::Changed,
     };
-    for _ in issued.iter().filter(|credential| credential.expires_at.is_some()) {
-        context.metrics.minted();
-    }
     if let Some(status) = plan.status {
         let status = grant::settle(status, issued);
         write(task, context, status).await?;
@@ -179,7 +176,10 @@ async fn write(task: &AgentTask, context: &Context, status: AgentTaskStatus) -> 
         "status": status,
     });
     match api.patch_status(&task.name_any(), &PatchParams::apply(names::MANAGER).force(), &Patch::Apply(&body)).await {
-        Ok(_) => Ok(()),
+        Ok(_) => {
+            context.metrics.wrote(Verb::Patch, metrics::Resource::AgentTasksStatus);
+            Ok(())
+        }
         // Gone, or made anew, in the meantime: what it owned goes with its own end.
         Err(kube::Error::Api(answer)) if answer.is_not_found() || answer.is_conflict() => Ok(()),
         Err(source) => Err(TaskError::Status { task: key(task), source: Box::new(source) }),
