@@ -1,7 +1,7 @@
 //! The controller: turns tasks into authority, and takes it back.
 //!
 //! Flow: watches keep what is known current and name the tasks that a change touches; for
-//! each, [`task`] gathers, lets [`plan`](crate::decide::grant::plan) judge, carries the
+//! each, `task` gathers, lets [`plan`](crate::decide::grant::plan) judge, carries the
 //! steps out and reports. Only one controller works at a time (a Lease), and one that
 //! loses the Lease ends.
 //!
