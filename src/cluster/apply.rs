@@ -111,7 +111,14 @@ impl<'a> Work<'a> {
         while let Some(step) = steps.next() {
             match step {
                 Step::EnsureRole(rules) => self.role(rules).await?,
-                Step::EnsureServiceAccount => self.service_account().await?,
+                Step::EnsureServiceAccount => _ = self.service_account().await?,
+                Step::RestoreServiceAccount(fill) => {
+                    if let Ensured::Made(_) = self.service_account().await?
+                        && *fill != Fill::default()
+                    {
+                        issued = self.fill(fill, &self.secret().await?, now).await?;
+                    }
+                }
                 Step::EnsureBinding => self.binding().await?,
                 Step::EnsureSecret => secret_uid = Some(self.secret().await?),
                 // INVARIANT: a plan puts EnsureSecret before Fill; without it there is
@@ -154,11 +161,10 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    async fn service_account(&self) -> Result<(), ApplyError> {
+    async fn service_account(&self) -> Result<Ensured, ApplyError> {
         let account = ServiceAccount { metadata: self.meta(), automount_service_account_token: Some(false), ..ServiceAccount::default() };
         let keep = [json!({"op": "add", "path": "/automountServiceAccountToken", "value": false})];
-        self.writer.ensure(&account, &self.owner, &keep, "making the ServiceAccount").await?;
-        Ok(())
+        self.writer.ensure(&account, &self.owner, &keep, "making the ServiceAccount").await
     }
 
     async fn binding(&self) -> Result<(), ApplyError> {
@@ -180,7 +186,7 @@ impl<'a> Work<'a> {
     /// The Secret, and its UID.
     async fn secret(&self) -> Result<String, ApplyError> {
         let secret = Secret { metadata: self.meta(), type_: Some(names::SECRET_TYPE.into()), ..Secret::default() };
-        self.writer.ensure(&secret, &self.owner, &[], "making the Secret").await
+        Ok(self.writer.ensure(&secret, &self.owner, &[], "making the Secret").await?.uid())
     }
 
     async fn fill(&self, fill: &Fill, secret_uid: &str, now: Timestamp) -> Result<Vec<IssuedCredential>, ApplyError> {
@@ -347,6 +353,22 @@ fn json_patch<K: Serialize>(operations: &[Value]) -> Patch<K> {
     Patch::Json(serde_json::from_value(Value::Array(operations.to_vec())).unwrap_or_default())
 }
 
+/// An object that stands now, by its UID.
+enum Ensured {
+    /// It was not there.
+    Made(String),
+    /// It was there, and is ours.
+    Found(String),
+}
+
+impl Ensured {
+    fn uid(self) -> String {
+        match self {
+            Self::Made(uid) | Self::Found(uid) => uid,
+        }
+    }
+}
+
 impl Writer<'_> {
     fn wrote<K: Resource<DynamicType = ()>>(&self, verb: Verb) {
         self.metrics.wrote(verb, metrics::Resource::of(&K::plural(&())));
@@ -367,8 +389,8 @@ impl Writer<'_> {
     }
 
     /// Makes an object, or where one stands already that is ours, brings it to what it should
-    /// be. Gives back its UID.
-    async fn ensure<K>(&self, object: &K, owner: &OwnerReference, keep: &[Value], doing: &'static str) -> Result<String, ApplyError>
+    /// be.
+    async fn ensure<K>(&self, object: &K, owner: &OwnerReference, keep: &[Value], doing: &'static str) -> Result<Ensured, ApplyError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -378,10 +400,11 @@ impl Writer<'_> {
         match api.create(&create, object).await {
             Ok(made) => {
                 self.wrote::<K>(Verb::Create);
-                Ok(made.uid().unwrap_or_default())
+                Ok(Ensured::Made(made.uid().unwrap_or_default()))
             }
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                self.change::<K>(&namespace, &name, owner, keep).await.map_err(|error| refusal(error, &name, doing))
+                let found = self.change::<K>(&namespace, &name, owner, keep).await;
+                found.map(Ensured::Found).map_err(|error| refusal(error, &name, doing))
             }
             Err(error) => Err(refusal(error, &name, doing)),
         }

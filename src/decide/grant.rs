@@ -74,6 +74,9 @@ pub enum Step {
     EnsureRole(Vec<KubernetesRule>),
     /// The ServiceAccount.
     EnsureServiceAccount,
+    /// The ServiceAccount of a task that had one. Where it is really made anew, the tokens of
+    /// its predecessor are dead, and these take their place.
+    RestoreServiceAccount(Fill),
     /// The RoleBinding.
     EnsureBinding,
     /// The Secret, without any content, for tokens to be bound to.
@@ -311,18 +314,24 @@ fn keep(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Timest
     }
     let held = permissions(&granted.rules).unwrap_or_default();
     let rules = shrink(&grant.rules, &held);
-    let due: Vec<&IssuedCredential> = status.credentials.iter().filter(|issued| renewal(task, issued).is_some_and(|at| now >= at)).collect();
-    if !due.is_empty() {
+    let due = status.credentials.iter().any(|issued| renewal(task, issued).is_some_and(|at| now >= at));
+    if due || !observed.owned.service_account {
         match observed.answer {
             None => return ask(granted.questions),
             Some(Err(because)) => return take_back(task, because.clone(), now),
             Some(Ok(())) => {}
         }
     }
-    let mut steps = mend(&rules, observed.owned);
-    let is_due = |credential: &Credential| due.iter().any(|issued| issued.name == credential.name);
-    let fill = fill(&granted.credentials, is_due, observed.max_token_ttl);
-    if !fill.mint.is_empty() {
+    // All at once, though only one is due: the Secret is written whole, since it is not read.
+    let was_issued = |credential: &Credential| status.credentials.iter().any(|issued| issued.name == credential.name);
+    let fill = fill(&granted.credentials, was_issued, observed.max_token_ttl);
+    let mut steps = match (observed.owned.service_account, due) {
+        (true, _) => vec![],
+        (false, true) => vec![Step::EnsureServiceAccount],
+        (false, false) => vec![Step::RestoreServiceAccount(fill.clone())],
+    };
+    steps.extend(mend(&rules, observed.owned));
+    if due {
         steps.extend([Step::EnsureSecret, Step::Fill(fill)]);
     }
     if rules == grant.rules {
@@ -357,7 +366,7 @@ fn shrink(granted: &[KubernetesRule], held: &std::collections::BTreeSet<crate::a
     .collect()
 }
 
-/// Steps that bring what stands back to what was granted.
+/// Steps that bring Role and RoleBinding back to what was granted.
 fn mend(rules: &[KubernetesRule], owned: Owned) -> Vec<Step> {
     let mut steps = vec![];
     if rules.is_empty() {
@@ -371,9 +380,6 @@ fn mend(rules: &[KubernetesRule], owned: Owned) -> Vec<Step> {
         if !owned.binding {
             steps.push(Step::EnsureBinding);
         }
-    }
-    if !owned.service_account {
-        steps.insert(0, Step::EnsureServiceAccount);
     }
     steps
 }

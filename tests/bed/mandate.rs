@@ -92,6 +92,11 @@ impl<'a> Mandate<'a> {
     /// Installs Mandate, guarding these namespaces, which are made, and waits until it is
     /// ready. `ceiling` is a YAML list of RBAC rules.
     pub async fn install(bed: &'a Bed, guarded: &[&str], ceiling: &str) -> Result<Mandate<'a>> {
+        Self::install_with(bed, guarded, ceiling, &[]).await
+    }
+
+    /// The same, with Secrets (`namespace/name`) that `secretKey` credentials may copy from.
+    pub async fn install_with(bed: &'a Bed, guarded: &[&str], ceiling: &str, secret_keys: &[&str]) -> Result<Mandate<'a>> {
         let client = bed.admin();
         for namespace in guarded.iter().chain([&NAMESPACE]) {
             apply(&client, &format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}")).await?;
@@ -104,6 +109,7 @@ impl<'a> Mandate<'a> {
         let url = format!("https://127.0.0.1:{webhook_port}");
         let mut install = vec!["--namespace", NAMESPACE, "--ceiling", path(&file)?, "--webhook-url", &url];
         guarded.iter().for_each(|namespace| install.extend(["--guard", namespace]));
+        secret_keys.iter().for_each(|secret| install.extend(["--secret-key", secret]));
         let with = |command| [&[command], install.as_slice()].concat();
         apply(&client, &printed(&with("rbac"))?).await?;
         let guarded: Vec<String> = guarded.iter().map(|namespace| (*namespace).to_owned()).collect();
@@ -119,6 +125,12 @@ impl<'a> Mandate<'a> {
     /// Starts the controller anew, and waits until it works.
     pub async fn restart_controller(&mut self) -> Result<()> {
         self.controller = controller(self.bed, &self.guarded, self.controller_admin).await?;
+        ready(self.bed, "controller", self.controller_admin).await
+    }
+
+    /// Starts the controller anew by another kubeconfig, and waits until it works.
+    pub async fn restart_controller_by(&mut self, kubeconfig: &Path) -> Result<()> {
+        self.controller = start_controller(self.bed, kubeconfig, &self.guarded, self.controller_admin)?;
         ready(self.bed, "controller", self.controller_admin).await
     }
 

@@ -243,6 +243,28 @@ fn tokens_are_renewed_at_four_fifths_of_their_life_after_all_checks_were_made_ag
 }
 
 #[test]
+fn a_renewal_writes_every_credential_since_it_writes_the_secret_whole() {
+    let mut task = active(json!({}));
+    task.status.as_mut().unwrap().credentials[0].expires_at = Some(Time(at(3000)));
+    let plan = Scene::default().plan(&task, 490);
+    let [Step::EnsureSecret, Step::Fill(fill)] = plan.steps.as_slice() else { panic!("{:?}", plan.steps) };
+    let names: Vec<&str> = fill.mint.iter().map(|mint| mint.name.as_str()).collect();
+    assert_eq!(names, ["ledger", "kubernetes"]);
+}
+
+#[test]
+fn a_renewal_adds_no_credential_that_the_scope_got_since() {
+    let more = json!([
+        {"name": "ledger", "serviceAccountToken": {"audience": "https://ledger"}},
+        {"name": "new", "serviceAccountToken": {"audience": "https://ledger"}},
+    ]);
+    let scene = Scene { scope: Some(scope(json!({"spec": {"credentials": more}}))), ..Scene::default() };
+    let plan = scene.plan(&active(json!({})), 490);
+    let Some(Step::Fill(fill)) = plan.steps.last() else { panic!("{:?}", plan.steps) };
+    assert!(fill.mint.iter().all(|mint| mint.name != "new"), "{fill:?}");
+}
+
+#[test]
 fn a_controller_that_was_down_renews_at_once_what_has_expired() {
     let plan = Scene::default().plan(&active(json!({})), 2000);
     assert!(matches!(plan.steps.as_slice(), [Step::EnsureSecret, Step::Fill(_)]), "{:?}", plan.steps);
@@ -310,7 +332,9 @@ fn what_somebody_changed_is_mended() {
     assert!(matches!(steps(Owned { role: Some(7), ..good }).as_slice(), [Step::EnsureRole(_)]));
     assert!(matches!(steps(Owned { role: None, ..good }).as_slice(), [Step::EnsureRole(_)]));
     assert_eq!(steps(Owned { binding: false, ..good }), [Step::EnsureBinding]);
-    assert_eq!(steps(Owned { service_account: false, ..good }), [Step::EnsureServiceAccount]);
+    let restored = steps(Owned { service_account: false, ..good });
+    let [Step::RestoreServiceAccount(fill)] = restored.as_slice() else { panic!("{restored:?}") };
+    assert_eq!(fill.mint.len(), 2, "the tokens of a ServiceAccount die with it: {fill:?}");
 }
 
 #[test]

@@ -1,0 +1,16 @@
+//! Is it true on a real API server? Every promise of Mandate, and every way around it that
+//! was thought of.
+//!
+//! Most tests share one control plane with one Mandate on it, and each has a namespace to
+//! itself (see [`place`]). Tests that kill a part of Mandate, or take its registrations away,
+//! start a control plane of their own.
+//!
+//! Reading order: [`place`] has the words the tests are written in, [`lifecycle`] what Mandate
+//! is for; then [`hostile`], [`admission`], [`schema`], [`crash`], [`absent`], [`chart`].
+
+#[path = "../bed/mod.rs"]
+mod bed;
+
+mod chart;
+mod lifecycle;
+mod place;
