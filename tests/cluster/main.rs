@@ -14,3 +14,4 @@ mod bed;
 mod chart;
 mod lifecycle;
 mod place;
+mod policies;
