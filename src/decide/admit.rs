@@ -14,7 +14,7 @@ use super::check::{self, Case, Hold};
 use super::finding::{Finding, Severity, Verdict};
 use super::json::{Read as _, Value};
 use super::pod;
-use super::rule::{self, Claim, Found, Level, Pod, RULES, Rule};
+use super::rule::{self, Claim, Found, Level, Pod, RULES, Rule, YEAR_LONG_MARK};
 use super::world::{Asked, World};
 use crate::api::{AgentTask, ClusterAgentPolicySpec, Mode, Profile, Requester, TaskScope, names};
 
@@ -183,7 +183,7 @@ fn token_request(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict 
 }
 
 fn other_token(world: &World, review: &Review<'_>, bound_to: &str) -> Verdict {
-    let seconds = review.object.at(&["spec", "expirationSeconds"]).and_then(Value::as_i64).unwrap_or(3600);
+    let seconds = review.object.member("spec").and_then(|spec| spec.whole("expirationSeconds")).unwrap_or(3600);
     let (asked, _) = world.asked_of_pods(review.namespace);
     let mut findings = vec![];
     // INVARIANT: the registry holds the rule; without it nothing would be let through.
@@ -198,7 +198,13 @@ fn other_token(world: &World, review: &Review<'_>, bound_to: &str) -> Verdict {
                 help: "bind it to a Pod or Secret (`kubectl create token --bound-object-kind …`), or let a TaskScope issue it".to_owned(),
             });
         }
-        if seconds > most {
+        if seconds == YEAR_LONG_MARK {
+            found.push(Found {
+                path: "spec.expirationSeconds".to_owned(),
+                message: format!("a token of ServiceAccount `{}` asks for 3607 s, for which the API server issues a token of one year", review.name),
+                help: "ask for 3600 s".to_owned(),
+            });
+        } else if seconds > most {
             found.push(Found {
                 path: "spec.expirationSeconds".to_owned(),
                 message: format!("a token of ServiceAccount `{}` lives {seconds} s; the policy allows {most} s", review.name),

@@ -11,6 +11,9 @@ pub trait Read<'a> {
     fn member(&'a self, key: &str) -> Option<&'a Value<'a>>;
     /// A text member, or the empty text.
     fn text(&'a self, key: &str) -> &'a str;
+    /// A whole number. One that is too large is the largest there is, and a fraction is cut:
+    /// neither may pass for a member that is not there.
+    fn whole(&'a self, key: &str) -> Option<i64>;
     /// The items of a list member; none where it is missing or not a list.
     fn items(&'a self, key: &str) -> &'a [Value<'a>];
     /// The members of an object; none where it is not one.
@@ -28,6 +31,12 @@ impl<'a> Read<'a> for Value<'a> {
 
     fn text(&'a self, key: &str) -> &'a str {
         self.member(key).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn whole(&'a self, key: &str) -> Option<i64> {
+        let value = self.member(key)?;
+        // `as` keeps to the largest and the smallest.
+        value.as_i64().or_else(|| value.as_f64().map(|number| number as i64))
     }
 
     fn items(&'a self, key: &str) -> &'a [Value<'a>] {

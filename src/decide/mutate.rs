@@ -63,7 +63,7 @@ pub fn mutate(world: &World, review: &Review<'_>, now: Timestamp) -> Changes {
     match (review.group, review.resource, review.subresource) {
         ("", "pods", "") if review.operation == Operation::Create => pod_changes(world, review, now, &mut changes),
         ("", "serviceaccounts", "token") => {
-            if review.object.at(&["spec", "expirationSeconds"]).and_then(Value::as_i64) == Some(YEAR_LONG_MARK) {
+            if review.object.member("spec").and_then(|spec| spec.whole("expirationSeconds")) == Some(YEAR_LONG_MARK) {
                 changes.replace("/spec/expirationSeconds", json!(DEFAULT_TOKEN));
             }
         }
@@ -75,14 +75,20 @@ pub fn mutate(world: &World, review: &Review<'_>, now: Timestamp) -> Changes {
 
 /// Writes down who asked for the task, from the request itself.
 fn stamp(review: &Review<'_>, changes: &mut Changes) {
+    // What has no spec is refused by the schema, which says so better than a change that
+    // cannot be made.
+    let has_spec = review.object.member("spec").is_some_and(Value::is_object);
     let written = review.object.at(&["spec", "requestedBy"]);
     let Some(old) = review.old else {
         let stamped = serde_json::to_value(review.user).unwrap_or_default();
         if written.is_some_and(|written| serde_json::to_value(written).ok().as_ref() != Some(&stamped)) {
             changes.warnings.push("spec.requestedBy is written by Mandate from the request; what you wrote was replaced".to_owned());
         }
-        changes.add("/spec/requestedBy", stamped);
-        let finalizers = review.object.at(&["metadata", "finalizers"]);
+        if has_spec {
+            changes.add("/spec/requestedBy", stamped);
+        }
+        let Some(metadata) = review.object.member("metadata").filter(|metadata| metadata.is_object()) else { return };
+        let finalizers = metadata.member("finalizers");
         match finalizers {
             Some(Value::Array(all)) if all.iter().any(|one| one.as_str() == Some(names::FINALIZER)) => {}
             Some(Value::Array(all)) if !all.is_empty() => changes.add("/metadata/finalizers/-", json!(names::FINALIZER)),
@@ -91,7 +97,7 @@ fn stamp(review: &Review<'_>, changes: &mut Changes) {
         return;
     };
     // A whole replacement leaves out what its author never wrote; the stamp stays.
-    if written.is_none() && let Some(stamped) = old.at(&["spec", "requestedBy"]) {
+    if has_spec && written.is_none() && let Some(stamped) = old.at(&["spec", "requestedBy"]) {
         changes.add("/spec/requestedBy", serde_json::to_value(stamped).unwrap_or_default());
     }
 }
@@ -104,7 +110,7 @@ fn longest_token(world: &World, namespace: &str) -> i64 {
 }
 
 fn pod_changes(world: &World, review: &Review<'_>, now: Timestamp, changes: &mut Changes) {
-    let Some(spec) = review.object.member("spec") else { return };
+    let Some(spec) = review.object.member("spec").filter(|spec| spec.is_object()) else { return };
     let most = longest_token(world, review.namespace);
     let task = pod::task_label(review.object).and_then(|name| Some((name, world.task(review.namespace, name)?)));
     let usable = task.filter(|(name, task)| world.usable(review.namespace, name, task, now).is_ok());
@@ -113,7 +119,7 @@ fn pod_changes(world: &World, review: &Review<'_>, now: Timestamp, changes: &mut
     // A pod of a task that cannot be used is refused by the validating webhook.
     let (Some((_, task)), Some(left)) = (usable, left) else { return };
     run_as(spec, task, changes);
-    let deadline = spec.member("activeDeadlineSeconds").and_then(Value::as_i64);
+    let deadline = spec.whole("activeDeadlineSeconds");
     let keep_pods = world.namespaces.get(review.namespace).and_then(|here| here.scopes.get(&task.scope)).is_some_and(|scope| scope.spec.keep_pods);
     if !keep_pods && deadline.is_none_or(|set| set > left) {
         changes.add("/spec/activeDeadlineSeconds", json!(left));
@@ -128,11 +134,12 @@ fn shorten(spec: &Value<'_>, token: i64, policy: i64, changes: &mut Changes) {
         let Some(projected) = volume.member("projected") else { continue };
         for (s, source) in projected.items("sources").iter().enumerate() {
             let path = format!("/spec/volumes/{v}/projected/sources/{s}");
-            if let Some(asked) = source.member("serviceAccountToken") {
-                let seconds = asked.member("expirationSeconds").and_then(Value::as_i64);
-                let wanted = match seconds.unwrap_or(DEFAULT_TOKEN) {
-                    YEAR_LONG_MARK => DEFAULT_TOKEN.min(token),
-                    seconds => seconds.min(token),
+            if let Some(asked) = source.member("serviceAccountToken").filter(|asked| asked.is_object()) {
+                let seconds = asked.whole("expirationSeconds");
+                // What is cut to the mark would live for a year just as what asks for it.
+                let wanted = match seconds.unwrap_or(DEFAULT_TOKEN).min(token) {
+                    YEAR_LONG_MARK => DEFAULT_TOKEN,
+                    seconds => seconds,
                 };
                 if seconds.unwrap_or(DEFAULT_TOKEN) != wanted {
                     changes.add(format!("{path}/serviceAccountToken/expirationSeconds"), json!(wanted));
@@ -141,9 +148,9 @@ fn shorten(spec: &Value<'_>, token: i64, policy: i64, changes: &mut Changes) {
                     }
                 }
             }
-            if let Some(asked) = source.member("podCertificate") {
+            if let Some(asked) = source.member("podCertificate").filter(|asked| asked.is_object()) {
                 let most = policy.max(LEAST_CERTIFICATE);
-                let seconds = asked.member("maxExpirationSeconds").and_then(Value::as_i64).unwrap_or(86_400);
+                let seconds = asked.whole("maxExpirationSeconds").unwrap_or(86_400);
                 if seconds > most {
                     changes.add(format!("{path}/podCertificate/maxExpirationSeconds"), json!(most));
                     changes.warnings.push(format!("the certificate in volume `{}` lives {most} s at most instead of {seconds} s", volume.text("name")));
@@ -203,15 +210,15 @@ fn mount(spec: &Value<'_>, task: &Task, token: i64, changes: &mut Changes) {
     if volumes.is_empty() {
         return;
     }
-    if spec.member("volumes").is_none() {
+    if !spec.member("volumes").is_some_and(Value::is_array) {
         changes.add("/spec/volumes", json!([]));
     }
     for (_, _, volume) in &volumes {
         changes.add("/spec/volumes/-", volume.clone());
     }
     for list in CONTAINER_LISTS {
-        for (c, container) in spec.items(list).iter().enumerate() {
-            if container.member("volumeMounts").is_none() {
+        for (c, container) in spec.items(list).iter().enumerate().filter(|(_, container)| container.is_object()) {
+            if !container.member("volumeMounts").is_some_and(Value::is_array) {
                 changes.add(format!("/spec/{list}/{c}/volumeMounts"), json!([]));
             }
             for (name, path, _) in &volumes {

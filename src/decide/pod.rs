@@ -117,8 +117,8 @@ fn environment<'a>(container: &'a Value<'a>, at: impl Fn() -> String, found: &mu
     for (index, variable) in container.items("env").iter().enumerate() {
         let Some(source) = variable.member("valueFrom") else { continue };
         let at = |member: &str| format!("{}.env[{index}].valueFrom.{member}", at());
-        for (member, value) in source.members() {
-            if member == "secretKeyRef" && !value.is_null() {
+        for (member, value) in source.members().filter(|(_, value)| !value.is_null()) {
+            if member == "secretKeyRef" {
                 found.push(Reach { path: at(member), holder, what: What::SecretEnv(value.text("name")) });
             } else if !ENV_SOURCES.contains(&member) {
                 found.push(Reach { path: at(member), holder, what: What::Unknown("environment source", member) });
@@ -127,8 +127,8 @@ fn environment<'a>(container: &'a Value<'a>, at: impl Fn() -> String, found: &mu
     }
     for (index, source) in container.items("envFrom").iter().enumerate() {
         let at = |member: &str| format!("{}.envFrom[{index}].{member}", at());
-        for (member, value) in source.members() {
-            if member == "secretRef" && !value.is_null() {
+        for (member, value) in source.members().filter(|(_, value)| !value.is_null()) {
+            if member == "secretRef" {
                 found.push(Reach { path: at(member), holder, what: What::SecretEnvFrom(value.text("name")) });
             } else if !ENV_FROM.contains(&member) {
                 found.push(Reach { path: at(member), holder, what: What::Unknown("environment source", member) });
@@ -173,12 +173,12 @@ fn projections<'a>(projected: &'a Value<'a>, holder: Holder<'a>, at: &impl Fn() 
                     "serviceAccountToken",
                     What::Token {
                         audience: Some(value.text("audience")).filter(|audience| !audience.is_empty()),
-                        seconds: value.member("expirationSeconds").and_then(Value::as_i64),
+                        seconds: value.whole("expirationSeconds"),
                     },
                 ),
                 "podCertificate" => push(
                     "podCertificate",
-                    What::Certificate { seconds: value.member("maxExpirationSeconds").and_then(Value::as_i64) },
+                    What::Certificate { seconds: value.whole("maxExpirationSeconds") },
                 ),
                 _ if !PROJECTIONS.contains(&member) => push(member, What::Unknown("projection", member)),
                 _ => {}

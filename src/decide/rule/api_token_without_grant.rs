@@ -17,7 +17,9 @@ pub const RULE: Rule = Rule {
 };
 
 fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
-    if pod.task.and_then(|claim| claim.task).is_none_or(|task| task.has_rules) {
+    // What a task will be granted that has nothing yet is not known; `dead-task` speaks of it.
+    let usable = pod.task.filter(|claim| claim.unusable.is_none());
+    if usable.and_then(|claim| claim.task).is_none_or(|task| task.has_rules) {
         return;
     }
     for reach in &pod.reaches {

@@ -23,13 +23,13 @@ fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
         found.push(Found { path: format!("{}.serviceAccountName", pod.root), message, help: help.to_owned() });
     };
     match (pod.task, pod.own()) {
-        // `dead-task` speaks of a label that leads nowhere.
-        (Some(_), None) => {}
+        // `dead-task` speaks of it, and the webhook has left the pod as it came.
+        (Some(claim), _) if claim.unusable.is_some() => {}
         (Some(claim), Some(own)) if account != own => push(
             format!("the pod works for task `{}` but runs as ServiceAccount `{account}`", claim.name),
             "remove `serviceAccountName`: a task's pod runs as the task's own ServiceAccount",
         ),
-        (Some(_), Some(_)) => {}
+        (Some(_), _) => {}
         (None, _) if account.starts_with(names::TASK_PREFIX) || account.starts_with(names::AGENT_PREFIX) => push(
             format!("ServiceAccount `{account}` is Mandate's, and the pod names no task"),
             "remove `serviceAccountName` and label the pod `mandate.dev/task: <task>`",
