@@ -30,6 +30,7 @@ pub struct Mandate<'a> {
     pub webhook: Process,
     controller_admin: u16,
     webhook_port: u16,
+    webhook_admin: u16,
 }
 
 /// The binary: the one that cargo built for the tests, or the one beside the demo.
@@ -113,13 +114,13 @@ impl<'a> Mandate<'a> {
         let with = |command| [&[command], install.as_slice()].concat();
         apply(&client, &printed(&with("rbac"))?).await?;
         let guarded: Vec<String> = guarded.iter().map(|namespace| (*namespace).to_owned()).collect();
-        let webhook = webhook(bed, &guarded, webhook_port, webhook_admin).await?;
+        let webhook = webhook(bed, &guarded, webhook_port, webhook_admin, &[]).await?;
         let controller = controller(bed, &guarded, controller_admin).await?;
         // The webhook publishes its authority in the configurations, so they come first.
         apply(&client, &printed(&with("webhooks"))?).await?;
         ready(bed, "webhook", webhook_admin).await?;
         ready(bed, "controller", controller_admin).await?;
-        Ok(Mandate { bed, guarded, controller, webhook, controller_admin, webhook_port })
+        Ok(Mandate { bed, guarded, controller, webhook, controller_admin, webhook_port, webhook_admin })
     }
 
     /// Starts the controller anew, and waits until it works.
@@ -132,6 +133,24 @@ impl<'a> Mandate<'a> {
     pub async fn restart_controller_by(&mut self, kubeconfig: &Path) -> Result<()> {
         self.controller = start_controller(self.bed, kubeconfig, &self.guarded, self.controller_admin)?;
         ready(self.bed, "controller", self.controller_admin).await
+    }
+
+    /// Ends the webhook and starts it anew by way of another program, such as `taskset -c 0`,
+    /// and waits until it works.
+    pub async fn restart_webhook(&mut self, by: &[&str]) -> Result<()> {
+        self.webhook.kill9().await?;
+        self.webhook = webhook(self.bed, &self.guarded, self.webhook_port, self.webhook_admin, by).await?;
+        ready(self.bed, "webhook", self.webhook_admin).await
+    }
+
+    /// Port of the webhook, on loopback.
+    pub fn webhook_port(&self) -> u16 {
+        self.webhook_port
+    }
+
+    /// A page of the controller's admin endpoints.
+    pub fn controller_page(&self, page: &str) -> Option<String> {
+        get(self.controller_admin, page)
     }
 
     /// Where the webhook answers.
@@ -154,13 +173,15 @@ pub fn start_controller(bed: &Bed, kubeconfig: &Path, guarded: &[String], admin:
     bed.process("controller", binary()?, &args, &[("MANDATE_LOG", "info,mandate=debug")])
 }
 
-async fn webhook(bed: &Bed, guarded: &[String], port: u16, admin: u16) -> Result<Process> {
+async fn webhook(bed: &Bed, guarded: &[String], port: u16, admin: u16, by: &[&str]) -> Result<Process> {
     let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, "mandate-webhook").await?;
     let (listen, admin) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{admin}"));
-    let mut args = vec!["run", "webhook", "--namespace", NAMESPACE, "--listen", &listen, "--admin", &admin];
-    args.extend(["--kubeconfig", path(&kubeconfig)?]);
-    guarded.iter().for_each(|namespace| args.extend(["--guard", namespace]));
-    bed.process("webhook", binary()?, &args, &[("MANDATE_LOG", "info,mandate=debug")])
+    let binary = binary()?;
+    let mut command = by.to_vec();
+    command.extend([path(&binary)?, "run", "webhook", "--namespace", NAMESPACE, "--listen", &listen, "--admin", &admin]);
+    command.extend(["--kubeconfig", path(&kubeconfig)?]);
+    guarded.iter().for_each(|namespace| command.extend(["--guard", namespace]));
+    bed.process("webhook", command[0], &command[1..], &[("MANDATE_LOG", "info,mandate=debug")])
 }
 
 fn path(path: &Path) -> Result<&str> {

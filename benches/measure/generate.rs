@@ -1,0 +1,243 @@
+//! Sends reviews to a webhook, from a process of its own: the bench starts itself anew with
+//! `generate`, so that what sending costs is not counted for the webhook.
+//!
+//! Closed loop (no rate): each stream sends its next review when the last was answered; that
+//! finds the most a webhook can do. Open loop (a rate): reviews are sent on time whether
+//! earlier ones were answered or not, as an API server does; only that gives honest times.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use axum::body::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::measure::Times;
+
+/// What to send, and how.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// Port of the webhook on loopback.
+    pub port: u16,
+    /// `/validate` or `/mutate`.
+    pub path: String,
+    /// Authorities that the webhook's certificate may come from, PEM.
+    pub authorities: String,
+    /// Bodies, sent in turn.
+    pub bodies: Vec<String>,
+    /// HTTP/2, or HTTP/1.1.
+    pub http2: bool,
+    /// Connections.
+    pub connections: usize,
+    /// Reviews under way on each connection; 1 on HTTP/1.1.
+    pub streams: usize,
+    /// Reviews a second; none means as fast as they are answered.
+    pub rate: Option<u32>,
+    /// Reviews in all.
+    pub reviews: usize,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sent {
+    pub reviews: usize,
+    pub allowed: usize,
+    pub refused: usize,
+    pub took: Duration,
+    pub p50: Duration,
+    pub p99: Duration,
+    pub longest: Duration,
+    /// How late reviews were sent, at the 99th percentile: the generator's own fault.
+    pub late: Duration,
+    /// Size of the first body.
+    pub size: usize,
+}
+
+/// Reads an order from standard input and prints what came of it.
+pub fn main() -> Result<()> {
+    let order: Order = serde_json::from_reader(std::io::stdin()).context("read the order")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let sent = runtime.block_on(send(order))?;
+    println!("{}", serde_json::to_string(&sent)?);
+    Ok(())
+}
+
+enum Connection {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Connection {
+    async fn open(order: &Order, tls: &TlsConnector) -> Result<Self> {
+        let tcp = TcpStream::connect(("127.0.0.1", order.port)).await?;
+        tcp.set_nodelay(true)?;
+        let stream = tls.connect(ServerName::try_from("127.0.0.1")?, tcp).await.context("TLS handshake")?;
+        let io = TokioIo::new(stream);
+        Ok(if order.http2 {
+            let (sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
+            tokio::spawn(connection);
+            Self::Two(sender)
+        } else {
+            let (sender, connection) = http1::handshake(io).await?;
+            tokio::spawn(connection);
+            Self::One(sender)
+        })
+    }
+
+    /// Another way into the same connection; HTTP/1.1 has only one.
+    fn again(&self) -> Option<Self> {
+        match self {
+            Self::One(_) => None,
+            Self::Two(sender) => Some(Self::Two(sender.clone())),
+        }
+    }
+
+    async fn review(&mut self, request: Request<Full<Bytes>>) -> Result<bool> {
+        let response: Response<_> = match self {
+            Self::One(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+            Self::Two(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+        };
+        ensure!(response.status() == 200, "the webhook answered {}", response.status());
+        let answer = response.into_body().collect().await?.to_bytes();
+        allowed(&answer).context("an answer that says neither yes nor no")
+    }
+}
+
+/// Whether an answer lets in, read no further than needed: the generator must not be what
+/// is measured.
+fn allowed(answer: &[u8]) -> Option<bool> {
+    const MARK: &[u8] = br#""allowed":"#;
+    let at = answer.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
+    Some(answer.get(at) == Some(&b't'))
+}
+
+struct Job {
+    order: Order,
+    bodies: Vec<Bytes>,
+    uri: String,
+}
+
+impl Job {
+    fn request(&self, n: usize) -> Request<Full<Bytes>> {
+        let body = self.bodies[n % self.bodies.len()].clone();
+        let request = Request::post(if self.order.http2 { &self.uri } else { &self.order.path });
+        let request = request.header("host", format!("127.0.0.1:{}", self.order.port)).header("content-type", "application/json");
+        request.body(Full::new(body)).expect("a request of fixed parts")
+    }
+}
+
+async fn send(order: Order) -> Result<Sent> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(order.authorities.as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![if order.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    let tls = TlsConnector::from(Arc::new(config));
+    let mut ways = vec![];
+    for _ in 0..order.connections {
+        let connection = Connection::open(&order, &tls).await?;
+        ways.extend((1..order.streams).filter_map(|_| connection.again()));
+        ways.push(connection);
+    }
+    let bodies: Vec<Bytes> = order.bodies.iter().map(|body| Bytes::from(body.clone().into_bytes())).collect();
+    let size = bodies.first().map_or(0, Bytes::len);
+    let uri = format!("https://127.0.0.1:{}{}?timeout=5s", order.port, order.path);
+    let job = Arc::new(Job { order, bodies, uri });
+    let start = Instant::now();
+    let (answers, late) = match job.order.rate {
+        None => (closed(&job, ways).await?, Times::default()),
+        Some(rate) => open(&job, ways, rate).await?,
+    };
+    let took = start.elapsed();
+    let times: Times = answers.iter().map(|(time, _)| *time).collect();
+    let allowed = answers.iter().filter(|(_, allowed)| *allowed).count();
+    Ok(Sent {
+        reviews: answers.len(),
+        allowed,
+        refused: answers.len() - allowed,
+        took,
+        p50: times.percentile(50.0),
+        p99: times.percentile(99.0),
+        longest: times.longest(),
+        late: late.percentile(99.0),
+        size,
+    })
+}
+
+type Answers = Vec<(Duration, bool)>;
+
+async fn closed(job: &Arc<Job>, ways: Vec<Connection>) -> Result<Answers> {
+    let share = job.order.reviews / ways.len();
+    let mut streams = JoinSet::new();
+    for (way, mut connection) in ways.into_iter().enumerate() {
+        let job = job.clone();
+        streams.spawn(async move {
+            let mut answers = Vec::with_capacity(share);
+            for n in 0..share {
+                let sent = Instant::now();
+                let allowed = connection.review(job.request(way + n)).await?;
+                answers.push((sent.elapsed(), allowed));
+            }
+            anyhow::Ok(answers)
+        });
+    }
+    let mut all = vec![];
+    while let Some(answers) = streams.join_next().await {
+        all.extend(answers??);
+    }
+    Ok(all)
+}
+
+async fn open(job: &Arc<Job>, ways: Vec<Connection>, rate: u32) -> Result<(Answers, Times)> {
+    let (give_back, free) = mpsc::unbounded_channel();
+    let free = Arc::new(Mutex::new(free));
+    for way in ways {
+        let _ = give_back.send(way);
+    }
+    let mut under_way = JoinSet::new();
+    let (mut late, mut all) = (Times::default(), vec![]);
+    let start = Instant::now();
+    for n in 0..job.order.reviews {
+        let due = start + Duration::from_secs(1) * u32::try_from(n)? / rate;
+        tokio::time::sleep_until(due.into()).await;
+        late.add(due.elapsed());
+        while let Some(answer) = under_way.try_join_next() {
+            all.push(answer??);
+        }
+        if under_way.len() > 10_000 {
+            bail!("the webhook does not keep up with {rate} reviews a second");
+        }
+        let (job, free, give_back) = (job.clone(), free.clone(), give_back.clone());
+        let sent = Instant::now();
+        under_way.spawn(async move {
+            // Where no connection is free, waiting for one counts.
+            let mut way = free.lock().await.recv().await.context("the connections are gone")?;
+            let allowed = way.review(job.request(n)).await?;
+            let time = sent.elapsed();
+            let _ = give_back.send(way);
+            anyhow::Ok((time, allowed))
+        });
+    }
+    while let Some(answer) = under_way.join_next().await {
+        all.push(answer??);
+    }
+    Ok((all, late))
+}
