@@ -3,7 +3,8 @@
 //! Both configurations are called `mandate`. What concerns workloads is asked in guarded
 //! namespaces only, chosen by the label that the API server itself keeps on a namespace; no
 //! `objectSelector`, since whoever writes an object also writes its labels. Deletions,
-//! status and other subresources are never asked about, so that nothing gets stuck.
+//! status, finalizers and other subresources are never asked about, so that with the webhook
+//! down nothing gets stuck, tasks can be ended and agents suspended.
 //!
 //! `caBundle` is left out: the webhook (or cert-manager) fills it under a field manager of
 //! its own, and an apply that does not mention the field leaves it as it is.
@@ -26,7 +27,6 @@ struct Ask {
     version: &'static str,
     /// Resources with the operations on them.
     rules: &'static [(&'static [&'static str], &'static [&'static str])],
-    scope: &'static str,
     place: Place,
     /// A CEL condition, checked before anything is sent.
     when: Option<(&'static str, &'static str)>,
@@ -43,15 +43,11 @@ const UPDATE: &[&str] = &["UPDATE"];
 const WRITE: &[&str] = &["CREATE", "UPDATE"];
 
 const fn workloads(about: &'static str, rules: &'static [(&'static [&'static str], &'static [&'static str])]) -> Ask {
-    Ask { about, group: "", version: "v1", rules, scope: "Namespaced", place: Place::Guarded, when: None }
+    Ask { about, group: "", version: "v1", rules, place: Place::Guarded, when: None }
 }
 
-const fn own(
-    about: &'static str,
-    rules: &'static [(&'static [&'static str], &'static [&'static str])],
-    scope: &'static str,
-) -> Ask {
-    Ask { about, group: GROUP, version: "v1alpha1", rules, scope, place: Place::Everywhere, when: None }
+const fn own(about: &'static str, rules: &'static [(&'static [&'static str], &'static [&'static str])]) -> Ask {
+    Ask { about, group: GROUP, version: "v1alpha1", rules, place: Place::Everywhere, when: None }
 }
 
 const MUTATING: &[Ask] = &[
@@ -60,19 +56,29 @@ const MUTATING: &[Ask] = &[
     // The mark 3607 asks for a token of one year.
     workloads("tokens", &[(CREATE, &["serviceaccounts/token"])]),
     // Who asked for a task is written from the request.
-    own("tasks", &[(WRITE, &["agenttasks"])], "Namespaced"),
+    Ask {
+        when: Some(("requester-unknown", "request.operation == 'CREATE' || !has(object.spec.requestedBy)")),
+        ..own("tasks", &[(WRITE, &["agenttasks"])])
+    },
 ];
 
 const VALIDATING: &[Ask] = &[
-    workloads("pods", &[(WRITE, &["pods"]), (UPDATE, &["pods/ephemeralcontainers"])]),
+    // Of an update only what could break a rule: Kubernetes takes its finalizers off pods.
+    Ask {
+        when: Some(("spec-or-task", SPEC_OR_TASK)),
+        ..workloads("pods", &[(WRITE, &["pods"]), (UPDATE, &["pods/ephemeralcontainers"])])
+    },
     workloads("tokens", &[(CREATE, &["serviceaccounts/token"])]),
     // The content of other Secrets never leaves the API server.
     Ask {
         when: Some(("token-secrets", "has(object.type) && object.type == 'kubernetes.io/service-account-token'")),
         ..workloads("secrets", &[(WRITE, &["secrets"])])
     },
-    own("resources", &[(WRITE, &["agentidentities", "taskscopes", "agenttasks", "agentpolicies", "clusteragentpolicies"])], "*"),
+    // A task does not change but for `end`, and the other kinds are held by their schemas.
+    own("resources", &[(WRITE, &["taskscopes"]), (CREATE, &["agenttasks"])]),
 ];
+
+const SPEC_OR_TASK: &str = "request.operation == 'CREATE' || object.spec != oldObject.spec || object.metadata.?labels[?'mandate.dev/task'] != oldObject.metadata.?labels[?'mandate.dev/task']";
 
 pub(super) fn objects(install: &Install) -> Vec<Value> {
     vec![
@@ -102,11 +108,11 @@ fn configuration(install: &Install, kind: &str, asks: &[Ask], path: &str) -> Val
 }
 
 fn webhook(install: &Install, ask: &Ask, path: &str) -> Value {
-    let Ask { about, group, version, rules, scope, place, when } = ask;
+    let Ask { about, group, version, rules, place, when } = ask;
     let rules: Vec<Value> = rules
         .iter()
         .map(|(operations, resources)| {
-            json!({"operations": operations, "apiGroups": [group], "apiVersions": [version], "resources": resources, "scope": scope})
+            json!({"operations": operations, "apiGroups": [group], "apiVersions": [version], "resources": resources, "scope": "Namespaced"})
         })
         .collect();
     let mut webhook = json!({
