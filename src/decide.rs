@@ -18,5 +18,8 @@ pub mod grant;
 pub mod json;
 pub mod mutate;
 pub mod pod;
+pub mod predicate;
 pub mod rule;
+pub mod site;
+pub mod workload;
 pub mod world;

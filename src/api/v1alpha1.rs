@@ -7,8 +7,8 @@ mod task_scope;
 
 pub use agent_identity::{ActsFor, AgentIdentity, AgentIdentitySpec, AgentIdentityStatus};
 pub use agent_policy::{
-    AgentPolicy, AgentPolicySpec, AllowedSecretKey, ClusterAgentPolicy, ClusterAgentPolicySpec, Guardrails, Mode, Profile,
-    Workloads,
+    Action, AgentPolicy, AgentPolicySpec, AllowedSecretKey, ClusterAgentPolicy, ClusterAgentPolicySpec, Guardrails, Mode, Profile,
+    RuleSetting, Workloads,
 };
 pub use agent_task::{
     AcceptedRisk, AgentTask, AgentTaskSpec, AgentTaskStatus, End, EndReason, Grant, IssuedCredential, Narrowing, Person, Phase,

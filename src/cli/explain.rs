@@ -34,5 +34,6 @@ fn level(level: Level) -> &'static str {
         Level::Always => "always",
         Level::Baseline => "baseline",
         Level::Restricted => "restricted",
+        Level::Advice => "advice",
     }
 }

@@ -135,8 +135,8 @@ async fn judge(task: &AgentTask, context: &Context, now: jiff::Timestamp) -> Res
         names.iter().map(String::as_str).zip(cluster.iter().map(|policy| &policy.spec)).filter(|(_, spec)| spec.holds_in(&namespace)).collect();
     policies.sort_by_key(|(name, _)| *name);
     let here = context.policies.state();
-    let workloads = here.iter().filter(|policy| policy.namespace().as_deref() == Some(&namespace)).filter_map(|policy| policy.spec.guardrails.workloads);
-    let most = policies.iter().filter_map(|(_, spec)| spec.guardrails.workloads).chain(workloads).map(|workloads| workloads.max_token_ttl).min();
+    let workloads = here.iter().filter(|policy| policy.namespace().as_deref() == Some(&namespace)).filter_map(|policy| policy.spec.guardrails.workloads.as_ref().map(|workloads| workloads.max_token_ttl));
+    let most = policies.iter().filter_map(|(_, spec)| spec.guardrails.workloads.as_ref()).map(|workloads| workloads.max_token_ttl).chain(workloads).min();
     let observed = Observed {
         identity: identity.as_deref(),
         scope: scope.as_deref(),

@@ -14,9 +14,11 @@ use super::check::{self, Case, Hold};
 use super::finding::{Finding, Severity, Verdict};
 use super::json::{Read as _, Value};
 use super::pod;
-use super::rule::{self, Claim, Found, Level, Pod, RULES, Rule, YEAR_LONG_MARK};
+use super::rule::{Claim, Found, Level, RULES, Rule};
+use super::site::{self, On, Ready, Root, Scene, Subject};
+use super::workload;
 use super::world::{Asked, World};
-use crate::api::{AgentTask, ClusterAgentPolicySpec, Mode, Profile, Requester, TaskScope, names};
+use crate::api::{Action, AgentTask, ClusterAgentPolicySpec, Mode, Profile, Requester, TaskScope, Workloads, names};
 
 /// One admission request.
 #[derive(Clone, Copy, Debug)]
@@ -55,55 +57,182 @@ pub fn admit(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
     match (review.group, review.resource, review.subresource) {
         ("", "pods", "" | "ephemeralcontainers") => pod_verdict(world, review, now),
         ("", "serviceaccounts", "token") => token_request(world, review, now),
-        ("", "secrets", "") => secret(world, review),
         (crate::api::GROUP, "agenttasks", "") => task(world, review),
         (crate::api::GROUP, "taskscopes", "") => scope(world, review),
         // The other kinds of Mandate are held by their schemas alone.
         (crate::api::GROUP, "agentidentities" | "agentpolicies" | "clusteragentpolicies", "") => Verdict::default(),
-        _ => Verdict::new(vec![always(
+        (_, _, "") if workload::templates(review.object).is_empty() && On::of_resource(review.group, review.resource, "").is_none() => unknown_request(review),
+        (group, resource, subresource) if subresource.is_empty() || On::of_resource(group, resource, subresource).is_some() => other_verdict(world, review, now),
+        _ => unknown_request(review),
+    }
+}
+
+fn unknown_request(review: &Review<'_>) -> Verdict {
+    Verdict::new(vec![always(
             "unknown-request",
             "",
             format!("Mandate's webhook is registered for `{}.{}` and does not know it", review.resource, review.group),
             "upgrade Mandate, or take the rule out of its webhook configuration",
-        )]),
-    }
+        )])
 }
 
 fn always(rule: &'static str, path: &str, message: String, help: &str) -> Finding {
-    Finding { rule, severity: Severity::Deny, path: path.to_owned(), message, help: help.to_owned(), policy: "Mandate".to_owned() }
+    Finding { rule, severity: Severity::Deny, path: path.to_owned(), message, help: help.to_owned(), policy: MANDATE.to_owned() }
 }
 
-/// What a finding weighs under one policy.
-fn severity(rule: &Rule, asked: &Asked) -> Severity {
-    let by_profile = match (rule.level, asked.workloads.profile) {
-        (Level::Restricted, Profile::Baseline) => Severity::Warn,
-        _ => Severity::Deny,
+/// What a finding weighs under one policy; none where the policy does not look.
+fn severity(rule: &Rule, asked: &Asked) -> Option<Severity> {
+    let setting = asked.workloads.setting(rule.id);
+    let by_rule = match (setting.and_then(|setting| setting.action), rule.level, asked.workloads.profile) {
+        (Some(Action::Off), ..) => return None,
+        (Some(Action::Deny), ..) => Severity::Deny,
+        (Some(Action::Audit), ..) => Severity::Audit,
+        (Some(Action::Warn), ..) | (None, Level::Advice, _) | (None, Level::Restricted, Profile::Baseline) => Severity::Warn,
+        (None, ..) => Severity::Deny,
     };
     let by_mode = match asked.mode {
         Mode::Enforce => Severity::Deny,
         Mode::Warn => Severity::Warn,
         Mode::Audit => Severity::Audit,
     };
-    by_profile.min(by_mode)
+    Some(by_rule.min(by_mode))
 }
 
-/// Adds findings; where two policies find the same, the graver one stays.
-fn add(findings: &mut Vec<Finding>, rule: &'static str, severity: Severity, policy: &str, found: Vec<Found>) {
-    for Found { path, message, help } in found {
-        let new = Finding { rule, severity, path, message, help, policy: policy.to_owned() };
-        match findings.iter_mut().find(|old| old.rule == rule && old.path == new.path) {
-            Some(old) if old.severity >= severity => {}
-            Some(old) => *old = new,
-            None => findings.push(new),
+/// Adds a finding; where two policies find the same, the graver one stays.
+fn add(findings: &mut Vec<Finding>, new: Finding) {
+    match findings.iter_mut().find(|old| old.rule == new.rule && old.path == new.path && old.message == new.message) {
+        Some(old) if old.severity >= new.severity => {}
+        Some(old) => *old = new,
+        None => findings.push(new),
+    }
+}
+
+/// Everything that the rules find in one object, under every policy that holds.
+fn examine(subject: &Subject<'_>, asked: &[Asked]) -> Vec<Finding> {
+    let mut findings = vec![];
+    site::program().walk(subject, &mut |site, scene| at_site(site, scene, asked, &mut findings));
+    for rule in RULES.iter().filter(|_| subject.on == On::Pod) {
+        let Some(code) = rule.code else { continue };
+        let mut found = vec![];
+        (code.look)(subject, &mut found);
+        for Found { path, message, help } in found {
+            let new = |severity, policy: &str| Finding { rule: rule.id, severity, path: path.clone(), message: message.clone(), help: help.clone(), policy: policy.to_owned() };
+            if rule.level == Level::Always {
+                add(&mut findings, new(Severity::Deny, MANDATE));
+                continue;
+            }
+            for policy in asked {
+                if let Some(severity) = severity(rule, policy) {
+                    add(&mut findings, new(severity, &policy.policy));
+                }
+            }
+        }
+    }
+    findings
+}
+
+fn at_site(site: &Ready, scene: &Scene<'_, '_>, asked: &[Asked], findings: &mut Vec<Finding>) {
+    let rule = site.rule;
+    let finding = |severity, workloads: &Workloads, policy: &str| {
+        let (path, message, help) = site::told(site, scene, workloads);
+        Finding { rule: rule.id, severity, path, message, help, policy: policy.to_owned() }
+    };
+    if rule.level == Level::Always {
+        if site.is_broken(scene, &Workloads::BUILT_IN, None) {
+            add(findings, finding(Severity::Deny, &Workloads::BUILT_IN, MANDATE));
+        }
+        return;
+    }
+    let mut broken = None;
+    for policy in asked {
+        broken = Some(site.is_broken(scene, &policy.workloads, broken));
+        if broken != Some(true) {
+            continue;
+        }
+        let allowed = site.allowable(scene).is_some_and(|text| policy.workloads.setting(rule.id).is_some_and(|setting| setting.allows(text)));
+        if let Some(severity) = severity(rule, policy).filter(|_| !allowed) {
+            add(findings, finding(severity, &policy.workloads, &policy.policy));
         }
     }
 }
 
-fn pod_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
-    let mut findings = pod_findings(world, review.namespace, review.object, now);
-    if let (Operation::Update, Some(old)) = (review.operation, review.old) {
-        let before = pod_findings(world, review.namespace, old, now);
+/// Whose rule it is, where no policy can set it.
+const MANDATE: &str = "Mandate";
+
+/// An object of any kind as it stands in a manifest: what would be found in it, and in the
+/// pods that are made from it. Its namespace is its own, or `default`.
+pub fn judge(world: &World, object: &Value<'_>, now: Timestamp) -> Verdict {
+    let namespace = match object.at(&["metadata", "namespace"]).and_then(Value::as_str) {
+        Some(namespace) if !namespace.is_empty() => namespace,
+        _ => "default",
+    };
+    let name = object.member("metadata").map_or("", |metadata| metadata.text("name"));
+    let on = On::of_kind(object.text("apiVersion"), object.text("kind"));
+    Verdict::new(object_findings(world, Reviewed { namespace, name, on, object, unadmitted: true }, now))
+}
+
+/// One object, as far as the rules look at it.
+#[derive(Clone, Copy)]
+struct Reviewed<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    on: Option<On>,
+    object: &'a Value<'a>,
+    unadmitted: bool,
+}
+
+/// Everything wrong with an object of any kind, and with the templates in it.
+fn object_findings(world: &World, reviewed: Reviewed<'_>, now: Timestamp) -> Vec<Finding> {
+    let Reviewed { namespace, name, on, object, unadmitted } = reviewed;
+    if on == Some(On::Pod) {
+        return pod_findings(world, namespace, name, Root::Object(object, ""), unadmitted, now);
+    }
+    let mut findings = vec![];
+    if let Some(on) = on {
+        let (asked, broken) = world.asked_of_pods(namespace);
+        let subject = Subject { root: Root::Object(object, ""), on, name, namespace, unadmitted, task: None, world };
+        findings = examine(&subject, &asked);
+        findings.extend(broken_policies(broken));
+    }
+    for template in workload::templates(object) {
+        findings.extend(pod_findings(world, namespace, "", template.root(), true, now));
+    }
+    findings
+}
+
+/// Policies that cannot be read: nothing is let in under a rule that nobody knows.
+fn broken_policies(broken: Vec<(String, String)>) -> impl Iterator<Item = Finding> {
+    broken
+        .into_iter()
+        .map(|(policy, why)| always("unreadable-policy", "", format!("{policy} cannot be read, so nothing is let in: {why}"), "correct or delete the policy"))
+}
+
+/// What is not a pod: other objects as they are, and templates with a warning of what their
+/// pods will meet, so that an object which makes no pod yet is never in the way.
+fn other_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
+    let on = On::of_resource(review.group, review.resource, review.subresource);
+    let of = |object| object_findings(world, Reviewed { namespace: review.namespace, name: review.name, on, object, unadmitted: false }, now);
+    let mut findings = only_new(of(review.object), review.old.map(of));
+    if workload::templates(review.object).first().is_some() {
+        findings.iter_mut().for_each(|finding| finding.severity = finding.severity.min(Severity::Warn));
+    }
+    Verdict::new(findings)
+}
+
+/// Of an update only what the request itself makes wrong. By rule and words, not by place: an
+/// item that moves in its list is no news.
+fn only_new(mut findings: Vec<Finding>, before: Option<Vec<Finding>>) -> Vec<Finding> {
+    if let Some(before) = before {
         findings.retain(|finding| !before.iter().any(|old| old.rule == finding.rule && old.message == finding.message));
+    }
+    findings
+}
+
+fn pod_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
+    let of = |object| pod_findings(world, review.namespace, review.name, Root::Object(object, ""), false, now);
+    let old = review.old.filter(|_| review.operation == Operation::Update);
+    let mut findings = only_new(of(review.object), old.map(of));
+    if let Some(old) = old {
         // A task that ended in the meantime must not keep its pods from being changed or
         // cleaned up; what starts new in them is judged above.
         findings.retain(|finding| finding.rule != "dead-task" || pod::task_label(old) != pod::task_label(review.object));
@@ -119,37 +248,18 @@ fn pod_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
     Verdict::new(findings)
 }
 
-/// Everything wrong with a pod, under every policy that holds.
-fn pod_findings<'a>(world: &World, namespace: &str, object: &'a Value<'a>, now: Timestamp) -> Vec<Finding> {
-    static NO_SPEC: Value<'static> = Value::Null;
-    let spec = object.member("spec").unwrap_or(&NO_SPEC);
-    let label = pod::task_label(object);
+/// Everything wrong with a pod or the template of one, under every policy that holds.
+fn pod_findings(world: &World, namespace: &str, name: &str, root: Root<'_>, unadmitted: bool, now: Timestamp) -> Vec<Finding> {
+    let label = root.member("metadata").and_then(|metadata| metadata.at(&["labels", names::TASK_LABEL])).and_then(Value::as_str);
     let task = label.and_then(|name| world.task(namespace, name));
     let unusable = label.and_then(|name| match task {
         None => Some(format!("there is no AgentTask `{name}` in namespace `{namespace}`")),
         Some(task) => world.usable(namespace, name, task, now).err(),
     });
     let claim = label.map(|name| Claim { name, task, unusable: unusable.as_deref() });
-    let subject = Pod { spec, root: "spec", reaches: pod::reaches(spec, "spec"), task: claim };
     let (asked, broken) = world.asked_of_pods(namespace);
-    let mut findings: Vec<_> = broken
-        .into_iter()
-        .map(|(policy, why)| always("unreadable-policy", "", format!("{policy} cannot be read, so no pod is let in: {why}"), "correct or delete the policy"))
-        .collect();
-    for rule in RULES {
-        for policy in &asked {
-            let mut found = vec![];
-            (rule.check)(&subject, policy.workloads, &mut found);
-            if found.is_empty() {
-                continue;
-            }
-            if rule.level == Level::Always {
-                add(&mut findings, rule.id, Severity::Deny, "Mandate", found);
-                break;
-            }
-            add(&mut findings, rule.id, severity(rule, policy), &policy.policy, found);
-        }
-    }
+    let mut findings = examine(&Subject { root, on: On::Pod, name, namespace, unadmitted, task: claim, world }, &asked);
+    findings.extend(broken_policies(broken));
     findings
 }
 
@@ -179,69 +289,7 @@ fn token_request(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict 
             Err(why) => refuse(why, ""),
         };
     }
-    other_token(world, review, bound_to)
-}
-
-fn other_token(world: &World, review: &Review<'_>, bound_to: &str) -> Verdict {
-    let seconds = review.object.member("spec").and_then(|spec| spec.whole("expirationSeconds")).unwrap_or(3600);
-    let (asked, _) = world.asked_of_pods(review.namespace);
-    let mut findings = vec![];
-    // INVARIANT: the registry holds the rule; without it nothing would be let through.
-    let rule = rule::find("unbound-token-request").unwrap_or(&RULES[0]);
-    for policy in &asked {
-        let most = policy.workloads.max_token_ttl.as_secs();
-        let mut found = vec![];
-        if bound_to.is_empty() {
-            found.push(Found {
-                path: "spec.boundObjectRef".to_owned(),
-                message: format!("a token of ServiceAccount `{}` is bound to no object, so that nothing takes it back", review.name),
-                help: "bind it to a Pod or Secret (`kubectl create token --bound-object-kind …`), or let a TaskScope issue it".to_owned(),
-            });
-        }
-        if seconds == YEAR_LONG_MARK {
-            found.push(Found {
-                path: "spec.expirationSeconds".to_owned(),
-                message: format!("a token of ServiceAccount `{}` asks for 3607 s, for which the API server issues a token of one year", review.name),
-                help: "ask for 3600 s".to_owned(),
-            });
-        } else if seconds > most {
-            found.push(Found {
-                path: "spec.expirationSeconds".to_owned(),
-                message: format!("a token of ServiceAccount `{}` lives {seconds} s; the policy allows {most} s", review.name),
-                help: format!("ask for {most} s or less"),
-            });
-        }
-        add(&mut findings, rule.id, severity(rule, policy), &policy.policy, found);
-    }
-    Verdict::new(findings)
-}
-
-/// Secrets: only those that ask for a token without an end are ever sent here.
-fn secret(world: &World, review: &Review<'_>) -> Verdict {
-    let is_legacy = |object: &Value<'_>| {
-        matches!(object.member("type"), Some(Value::Str(kind)) if kind == "kubernetes.io/service-account-token")
-    };
-    // Changing what is already there changes nothing about the token in it, unless it is
-    // pointed at another ServiceAccount.
-    let account = |object: &Value<'_>| match object.at(&["metadata", "annotations", "kubernetes.io/service-account.name"]) {
-        Some(Value::Str(name)) => name.to_string(),
-        _ => String::new(),
-    };
-    if !is_legacy(review.object) || review.old.is_some_and(|old| account(old) == account(review.object)) {
-        return Verdict::default();
-    }
-    let rule = rule::find("legacy-token-secret").unwrap_or(&RULES[0]);
-    let (asked, _) = world.asked_of_pods(review.namespace);
-    let mut findings = vec![];
-    for policy in &asked {
-        let found = Found {
-            path: "type".to_owned(),
-            message: format!("Secret `{}` asks for a token of ServiceAccount `{}` that never expires", review.name, account(review.object)),
-            help: "ask for a token by TokenRequest (`kubectl create token`), or let a TaskScope issue one".to_owned(),
-        };
-        add(&mut findings, rule.id, severity(rule, policy), &policy.policy, vec![found]);
-    }
-    Verdict::new(findings)
+    other_verdict(world, review, now)
 }
 
 /// Reads an object of Mandate with the very type that the controller uses.

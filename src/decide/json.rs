@@ -34,9 +34,7 @@ impl<'a> Read<'a> for Value<'a> {
     }
 
     fn whole(&'a self, key: &str) -> Option<i64> {
-        let value = self.member(key)?;
-        // `as` keeps to the largest and the smallest.
-        value.as_i64().or_else(|| value.as_f64().map(|number| number as i64))
+        whole(self.member(key)?)
     }
 
     fn items(&'a self, key: &str) -> &'a [Value<'a>] {
@@ -53,4 +51,11 @@ impl<'a> Read<'a> for Value<'a> {
     fn at(&'a self, path: &[&str]) -> Option<&'a Value<'a>> {
         path.iter().try_fold(self, |value, key| value.member(key))
     }
+}
+
+/// The whole number that a value is; see [`Read::whole`].
+#[must_use]
+pub fn whole(value: &Value<'_>) -> Option<i64> {
+    // `as` keeps to the largest and the smallest.
+    value.as_i64().or_else(|| value.as_f64().map(|number| number as i64))
 }

@@ -17,7 +17,8 @@ use serde_json::{Value as Json, json};
 use super::admit::{Operation, Review};
 use super::json::{Read as _, Value};
 use super::pod::{self, CONTAINER_LISTS};
-use super::rule::{LEAST_CERTIFICATE, YEAR_LONG_MARK};
+use super::predicate::LEAST_CERTIFICATE;
+use super::rule::YEAR_LONG_MARK;
 use super::world::{Task, World};
 use crate::api::{GROUP, Mode, Requester, names};
 

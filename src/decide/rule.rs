@@ -1,7 +1,7 @@
 //! The rules: one wrong each, one file each.
 //!
-//! A rule says what is wrong, why it is dangerous and what to write instead; its check
-//! looks at a pod and reports every place. Whether a finding refuses, warns or is only
+//! A rule says what is wrong, why it is dangerous and what to write instead, and names the
+//! [`Site`]s where it looks; a few need [`Code`]. Whether a finding refuses, warns or is only
 //! recorded is not the rule's business: it follows from the rule's [`Level`], the profile
 //! and the mode of the policy.
 
@@ -23,13 +23,12 @@ mod unbound_token_request;
 mod unknown_credential_source;
 mod year_long_token;
 
-pub use long_lived_certificate::LEAST as LEAST_CERTIFICATE;
 pub use year_long_token::MARK as YEAR_LONG_MARK;
 
-use super::json::Value;
-use super::pod::{Reach, What};
+use super::predicate::Cond;
+use super::site::{Site, Subject};
 use super::world::Task;
-use crate::api::{Workloads, names};
+use crate::api::names;
 
 /// One rule.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +47,27 @@ pub struct Rule {
     pub references: &'static [&'static str],
     /// Version of Mandate that brought it.
     pub since: &'static str,
-    /// Looks at a pod.
-    pub check: fn(&Pod<'_>, Workloads, &mut Vec<Found>),
+    /// What a policy's `allow` may name for it; empty where it takes none.
+    pub allows: &'static str,
+    /// The places where it looks.
+    pub sites: &'static [Site],
+    /// What no form of places can say.
+    pub code: Option<Code>,
+}
+
+/// A look at a whole object, for what takes more than a condition.
+#[derive(Clone, Copy)]
+pub struct Code {
+    /// Looks at a pod and reports every place.
+    pub look: fn(&Subject<'_>, &mut Vec<Found>),
+    /// What an expression in the API server lacks to say the same.
+    pub lacks: &'static str,
+}
+
+impl std::fmt::Debug for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Code").field(&self.lacks).finish()
+    }
 }
 
 /// From which profile on a rule refuses.
@@ -61,6 +79,8 @@ pub enum Level {
     Baseline,
     /// Under `restricted`; a warning under `baseline`.
     Restricted,
+    /// Never by a profile: a warning under both.
+    Advice,
 }
 
 /// One place where a rule is broken.
@@ -74,18 +94,6 @@ pub struct Found {
     pub help: String,
 }
 
-/// A pod under review, with what is known about it.
-pub struct Pod<'a> {
-    /// Its `spec`.
-    pub spec: &'a Value<'a>,
-    /// Path of the spec in its object.
-    pub root: &'a str,
-    /// Every place where it reaches a credential.
-    pub reaches: Vec<Reach<'a>>,
-    /// The task it names by its label.
-    pub task: Option<Claim<'a>>,
-}
-
 /// What a pod's task label leads to.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
@@ -97,32 +105,8 @@ pub struct Claim<'a> {
     pub unusable: Option<&'a str>,
 }
 
-impl Pod<'_> {
-    /// The name of what the pod's own task owns.
-    fn own(&self) -> Option<&str> {
-        self.task?.task.map(|task| task.owns.as_str())
-    }
-
-    /// Whether a Secret holds the credentials of the pod's own task, reached in the one way
-    /// in which the kubelet keeps it fresh: a volume.
-    fn is_own_volume(&self, what: What<'_>) -> bool {
-        matches!(what, What::SecretVolume(name) | What::SecretProjection(name) if self.own() == Some(name))
-    }
-}
-
-/// The check that the rules on Secret references share: `pick` says which reaches are
-/// meant. References to credentials of tasks are another rule's business.
-fn secrets<'a>(pod: &'a Pod<'a>, pick: fn(What<'a>) -> Option<&'a str>, says: &str, found: &mut Vec<Found>) {
-    for reach in &pod.reaches {
-        let Some(name) = pick(reach.what).filter(|name| !name.starts_with(names::TASK_PREFIX)) else { continue };
-        found.push(Found {
-            path: reach.path.clone(),
-            message: format!("{} {says} Secret `{name}`, which never expires", reach.holder),
-            help: INSTEAD_OF_SECRET.to_owned(),
-        });
-    }
-}
-
+/// A reference to a Secret of people: credentials of tasks are another rule's business.
+const STATIC: Cond = Cond::Not(&Cond::StartsWith("this.name", names::TASK_PREFIX));
 const INSTEAD_OF_SECRET: &str = "remove it, label the pod `mandate.dev/task: <task>` and let its TaskScope issue a short-lived credential (`credentials: [{name: …, serviceAccountToken: {audience: …}}]`)";
 
 /// Every rule, in the order of their ids.
@@ -152,9 +136,6 @@ pub fn find(id: &str) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.id == id)
 }
 
-/// A check for rules that judge something else than pods.
-fn not_of_pods(_: &Pod<'_>, _: Workloads, _: &mut Vec<Found>) {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,5 +143,11 @@ mod tests {
     #[test]
     fn ids_are_unique_and_in_order() {
         assert!(RULES.windows(2).all(|pair| pair[0].id < pair[1].id));
+    }
+
+    #[test]
+    fn policies_can_name_every_rule_but_those_that_always_hold() {
+        let settable: Vec<&str> = RULES.iter().filter(|rule| rule.level != Level::Always).map(|rule| rule.id).collect();
+        assert_eq!(settable, crate::api::RULE_NAMES);
     }
 }

@@ -35,6 +35,18 @@ pub struct Namespace {
     pub tasks: BTreeMap<String, Task>,
     /// Names of tasks by the name of what they own.
     pub owners: BTreeMap<String, String>,
+    /// ServiceAccounts by name, where they are looked at: the webhook sees what they bring in
+    /// the pod itself.
+    pub accounts: BTreeMap<String, Account>,
+}
+
+/// What a ServiceAccount brings to its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Whether its token is mounted by default; where it says nothing, it is.
+    pub automount: Option<bool>,
+    /// Names of its pull secrets.
+    pub pull_secrets: Vec<String>,
 }
 
 /// An object as it could be read. One that cannot takes the place of its old version, so
@@ -117,7 +129,7 @@ impl World {
         let mut asked = vec![];
         let mut broken = vec![];
         let mut take = |policy: String, guardrails: &Guardrails| {
-            guardrails.workloads.map(|workloads| asked.push(Asked { policy, mode: guardrails.mode, workloads })).is_some()
+            guardrails.workloads.clone().map(|workloads| asked.push(Asked { policy, mode: guardrails.mode, workloads })).is_some()
         };
         let mut spoken_for = false;
         for (name, policy) in &self.cluster_policies {

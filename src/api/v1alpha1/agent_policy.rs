@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::value::{Duration, Owner};
+use crate::api::value::{Duration, Owner, RuleName};
 
 /// Guardrails for the agents and pods of one namespace.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -93,7 +93,7 @@ pub struct Guardrails {
 }
 
 /// What pods may hold.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Workloads {
     /// `baseline` (default) refuses references to Secrets, legacy tokens and lives that are
@@ -105,11 +105,64 @@ pub struct Workloads {
     #[serde(rename = "maxTokenTTL", default = "one_hour")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('10m') && duration(self) <= duration('24h')").message("maxTokenTTL must lie between `10m` (the API server issues nothing shorter) and `24h`"))]
     pub max_token_ttl: Duration,
+    /// Rules in which this policy departs from its profile. None by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub rules: Vec<RuleSetting>,
 }
 
 impl Workloads {
     /// What holds in a guarded namespace that no ClusterAgentPolicy speaks of.
-    pub const BUILT_IN: Self = Self { profile: Profile::Baseline, max_token_ttl: Duration::from_secs(3600) };
+    pub const BUILT_IN: Self = Self { profile: Profile::Baseline, max_token_ttl: Duration::from_secs(3600), rules: vec![] };
+
+    /// How this policy departs from its profile in one rule.
+    #[must_use]
+    pub fn setting(&self, rule: &str) -> Option<&RuleSetting> {
+        self.rules.iter().find(|setting| setting.name.as_str() == rule)
+    }
+}
+
+/// How a policy departs from its profile in one rule.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleSetting {
+    /// The rule; `mandate explain` lists them. Example: `image-pull-secret`.
+    pub name: RuleName,
+    /// What happens where it is broken: `deny`, `warn`, `audit` or `off`, in the place of what
+    /// the profile says; the policy's `mode` still holds it down. Left out, the profile holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<Action>,
+    /// What the rule lets pass, for rules that take it (`mandate explain RULE` says what it
+    /// names): exact texts, or beginnings that end with `*`. None by default. Example:
+    /// `["registry-*"]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
+    pub allow: Vec<String>,
+}
+
+impl RuleSetting {
+    /// Whether `allow` names this text.
+    #[must_use]
+    pub fn allows(&self, text: &str) -> bool {
+        self.allow.iter().any(|allowed| match allowed.strip_suffix('*') {
+            Some(beginning) => text.starts_with(beginning),
+            None => allowed == text,
+        })
+    }
+}
+
+/// What happens where a rule is broken.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    /// Refuse.
+    Deny,
+    /// Let pass and warn the author.
+    Warn,
+    /// Let pass and record.
+    Audit,
+    /// Do not look.
+    Off,
 }
 
 fn one_hour() -> Duration {

@@ -1,8 +1,8 @@
 //! `api-token-without-grant`: a pod of a task projects a token for the API server though its scope grants nothing there.
 
-use super::{Found, Level, Pod, Rule};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{Level, Rule};
+use crate::decide::predicate::{Cond, Knowledge};
+use crate::decide::site::{Scene, Site};
 
 /// a pod of a task projects a token for the API server though its scope grants nothing there.
 pub const RULE: Rule = Rule {
@@ -13,22 +13,20 @@ pub const RULE: Rule = Rule {
     fix: "Give the token the audience of the system it is for, or give the TaskScope the Kubernetes rules the task needs.",
     references: &[],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[Site {
+        at: "spec.volumes[].projected.sources[].serviceAccountToken",
+        field: ".audience",
+        when: Cond::All(&[Cond::Not(&Cond::Text("this.audience")), Cond::Known(Knowledge { look: grants_nothing, lacks: "the task" })]),
+        message: "volume `{volume.name}` projects a token for the API server, where the task may do nothing",
+        help: "set the `audience` of the system the token is for, or remove the source",
+        ..Site::POD
+    }],
+    code: None,
 };
 
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
+fn grants_nothing(scene: &Scene<'_, '_>) -> bool {
     // What a task will be granted that has nothing yet is not known; `dead-task` speaks of it.
-    let usable = pod.task.filter(|claim| claim.unusable.is_none());
-    if usable.and_then(|claim| claim.task).is_none_or(|task| task.has_rules) {
-        return;
-    }
-    for reach in &pod.reaches {
-        if matches!(reach.what, What::Token { audience: None, .. }) {
-            found.push(Found {
-                path: format!("{}.audience", reach.path),
-                message: format!("{} projects a token for the API server, where the task may do nothing", reach.holder),
-                help: "set the `audience` of the system the token is for, or remove the source".to_owned(),
-            });
-        }
-    }
+    let usable = scene.subject.task.filter(|claim| claim.unusable.is_none());
+    usable.and_then(|claim| claim.task).is_some_and(|task| !task.has_rules)
 }

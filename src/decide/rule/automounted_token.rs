@@ -1,10 +1,11 @@
 //! `automounted-token`: a pod that works for no task gets a token for the API server mounted by default.
 
-use super::{Found, Level, Pod, Rule};
-use crate::api::Workloads;
+use super::{Level, Rule};
 use crate::api::names;
 use crate::decide::json::{Read as _, Value};
-use crate::decide::pod::CONTAINER_LISTS;
+use crate::decide::pod;
+use crate::decide::predicate::{Cond, Knowledge};
+use crate::decide::site::{Scene, Site};
 
 /// a pod that works for no task gets a token for the API server mounted by default.
 pub const RULE: Rule = Rule {
@@ -15,25 +16,35 @@ pub const RULE: Rule = Rule {
     fix: "Set automountServiceAccountToken: false, or label the pod with its task.",
     references: &["https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-account/#opt-out-of-api-credential-automounting"],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[Site {
+        at: "spec",
+        field: ".automountServiceAccountToken",
+        when: Cond::All(&[
+            // A task's pod gets its token by the webhook, never by default.
+            Cond::Not(&Cond::Present("metadata.labels[mandate.dev/task]")),
+            Cond::Not(&Cond::False("this.automountServiceAccountToken")),
+            // A ServiceAccount may have switched the mounting off; in a pod the mount itself
+            // tells.
+            Cond::Any(&[
+                Cond::Some("spec.C[].volumeMounts[]", &Cond::Is("this.mountPath", names::KUBERNETES_DIR)),
+                Cond::All(&[Cond::Unadmitted, Cond::Not(&Cond::Known(Knowledge { look: switched_off, lacks: "the ServiceAccount" }))]),
+            ]),
+        ]),
+        message: "a token for the API server is mounted though the pod works for no task",
+        help: "set `automountServiceAccountToken: false`, or label the pod `mandate.dev/task: <task>`",
+        ..Site::POD
+    }],
+    code: None,
 };
 
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
-    // A task's pod gets its token by the webhook, never by default.
-    if pod.task.is_some() || pod.spec.member("automountServiceAccountToken").and_then(Value::as_bool) == Some(false) {
-        return;
-    }
-    // A ServiceAccount may have switched the mounting off; the mount itself tells.
-    let mounted = CONTAINER_LISTS
-        .iter()
-        .flat_map(|list| pod.spec.items(list))
-        .flat_map(|container| container.items("volumeMounts"))
-        .any(|mount| mount.text("mountPath") == names::KUBERNETES_DIR);
-    if mounted {
-        found.push(Found {
-            path: format!("{}.automountServiceAccountToken", pod.root),
-            message: "a token for the API server is mounted though the pod works for no task".to_owned(),
-            help: "set `automountServiceAccountToken: false`, or label the pod `mandate.dev/task: <task>`".to_owned(),
-        });
-    }
+/// Whether the pod leaves the choice to its ServiceAccount, and that is known to say no.
+fn switched_off(scene: &Scene<'_, '_>) -> bool {
+    let asked = scene.this.member("automountServiceAccountToken").and_then(Value::as_bool);
+    let account = match pod::service_account(scene.this) {
+        "" => "default",
+        name => name,
+    };
+    let known = scene.subject.world.namespaces.get(scene.subject.namespace).and_then(|here| here.accounts.get(account));
+    asked.is_none() && known.is_some_and(|account| account.automount == Some(false))
 }

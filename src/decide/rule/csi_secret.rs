@@ -1,8 +1,7 @@
 //! `csi-secret`: an inline CSI volume hands a Secret to its driver.
 
-use super::{Found, Level, Pod, Rule, secrets};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{INSTEAD_OF_SECRET, Level, Rule, STATIC};
+use crate::decide::site::Site;
 
 /// an inline CSI volume hands a Secret to its driver.
 pub const RULE: Rule = Rule {
@@ -13,9 +12,13 @@ pub const RULE: Rule = Rule {
     fix: "Let the driver authenticate with the pod's short-lived token (CSIDriver tokenRequests), or use a PersistentVolumeClaim set up by the platform.",
     references: &["https://kubernetes-csi.github.io/docs/token-requests.html"],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[Site {
+        at: "spec.volumes[].csi.nodePublishSecretRef",
+        when: STATIC,
+        message: "volume `{volume.name}` hands its CSI driver Secret `{this.name}`, which never expires",
+        help: INSTEAD_OF_SECRET,
+        ..Site::POD
+    }],
+    code: None,
 };
-
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
-    secrets(pod, |what| if let What::CsiSecret(name) = what { Some(name) } else { None }, "hands its CSI driver", found);
-}

@@ -1,7 +1,7 @@
 //! `dead-task`: a pod names a task that does not exist, has no authority yet, or is over.
 
-use super::{Found, Level, Pod, Rule};
-use crate::api::Workloads;
+use super::{Code, Found, Level, Rule};
+use crate::decide::site::Subject;
 
 /// a pod names a task that does not exist, has no authority yet, or is over.
 pub const RULE: Rule = Rule {
@@ -12,10 +12,12 @@ pub const RULE: Rule = Rule {
     fix: "Create a task, wait until it is Ready, and name it in the label mandate.dev/task.",
     references: &[],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[],
+    code: Some(Code { look, lacks: "the task" }),
 };
 
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
+fn look(pod: &Subject<'_>, found: &mut Vec<Found>) {
     let Some(why) = pod.task.and_then(|claim| claim.unusable) else { return };
     found.push(Found {
         path: "metadata.labels['mandate.dev/task']".to_owned(),

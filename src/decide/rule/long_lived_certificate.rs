@@ -1,8 +1,8 @@
 //! `long-lived-certificate`: a projected certificate may live longer than the policy lets it.
 
-use super::{Found, Level, Pod, Rule};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{Level, Rule};
+use crate::decide::predicate::{Cond, Limit};
+use crate::decide::site::Site;
 
 /// a projected certificate may live longer than the policy lets it.
 pub const RULE: Rule = Rule {
@@ -13,25 +13,14 @@ pub const RULE: Rule = Rule {
     fix: "Set maxExpirationSeconds to maxTokenTTL; 3600 is the API server's least.",
     references: &["https://github.com/kubernetes/enhancements/tree/master/keps/sig-auth/4317-pod-certificates"],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[Site {
+        at: "spec.volumes[].projected.sources[].podCertificate",
+        field: ".maxExpirationSeconds",
+        when: Cond::Over("this.maxExpirationSeconds", 86_400, Limit::Certificate),
+        message: "volume `{volume.name}` projects a certificate that may live {this.maxExpirationSeconds|86400} s; the policy allows {maxCertificate} s",
+        help: "set `maxExpirationSeconds: {maxCertificate}`",
+        ..Site::POD
+    }],
+    code: None,
 };
-
-/// What the API server takes where nothing is said.
-const DEFAULT: i64 = 86_400;
-/// The shortest life that the API server takes.
-pub const LEAST: i64 = 3600;
-
-fn check(pod: &Pod<'_>, workloads: Workloads, found: &mut Vec<Found>) {
-    let most = workloads.max_token_ttl.as_secs().max(LEAST);
-    for reach in &pod.reaches {
-        let What::Certificate { seconds } = reach.what else { continue };
-        let seconds = seconds.unwrap_or(DEFAULT);
-        if seconds > most {
-            found.push(Found {
-                path: format!("{}.maxExpirationSeconds", reach.path),
-                message: format!("{} projects a certificate that may live {seconds} s; the policy allows {most} s", reach.holder),
-                help: format!("set `maxExpirationSeconds: {most}`"),
-            });
-        }
-    }
-}

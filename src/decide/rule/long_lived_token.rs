@@ -1,8 +1,8 @@
 //! `long-lived-token`: a projected ServiceAccount token lives longer than the policy lets it.
 
-use super::{Found, Level, Pod, Rule};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{Level, Rule, YEAR_LONG_MARK};
+use crate::decide::predicate::{Cond, Limit};
+use crate::decide::site::Site;
 
 /// a projected ServiceAccount token lives longer than the policy lets it.
 pub const RULE: Rule = Rule {
@@ -13,24 +13,18 @@ pub const RULE: Rule = Rule {
     fix: "Set expirationSeconds to maxTokenTTL or less; 600 is the API server's least.",
     references: &["https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-account/#launch-a-pod-using-service-account-token-projection"],
     since: "0.1.0",
-    check,
-};
-
-/// What the API server takes where nothing is said.
-const DEFAULT: i64 = 3600;
-
-fn check(pod: &Pod<'_>, workloads: Workloads, found: &mut Vec<Found>) {
-    let most = workloads.max_token_ttl.as_secs();
-    for reach in &pod.reaches {
-        let What::Token { seconds, .. } = reach.what else { continue };
+    allows: "",
+    sites: &[Site {
+        at: "spec.volumes[].projected.sources[].serviceAccountToken",
+        field: ".expirationSeconds",
         // 3607 is no long life but a mark that means one year: a rule of its own.
-        let seconds = seconds.filter(|seconds| *seconds != super::year_long_token::MARK).unwrap_or(DEFAULT);
-        if seconds > most {
-            found.push(Found {
-                path: format!("{}.expirationSeconds", reach.path),
-                message: format!("{} projects a token that lives {seconds} s; the policy allows {most} s", reach.holder),
-                help: format!("set `expirationSeconds: {most}` or less"),
-            });
-        }
-    }
-}
+        when: Cond::All(&[
+            Cond::Over("this.expirationSeconds", 3600, Limit::Token),
+            Cond::Not(&Cond::Number("this.expirationSeconds", YEAR_LONG_MARK)),
+        ]),
+        message: "volume `{volume.name}` projects a token that lives {this.expirationSeconds|3600} s; the policy allows {maxToken} s",
+        help: "set `expirationSeconds: {maxToken}` or less",
+        ..Site::POD
+    }],
+    code: None,
+};

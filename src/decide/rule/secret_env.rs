@@ -1,8 +1,7 @@
 //! `secret-env`: a container takes a key of a Secret as an environment variable.
 
-use super::{Found, Level, Pod, Rule, secrets};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{INSTEAD_OF_SECRET, Level, Rule, STATIC};
+use crate::decide::site::Site;
 
 /// a container takes a key of a Secret as an environment variable.
 pub const RULE: Rule = Rule {
@@ -13,9 +12,13 @@ pub const RULE: Rule = Rule {
     fix: "Issue a credential for the task with its TaskScope and read it from the file under /var/run/secrets/mandate.dev/task.",
     references: &["https://kubernetes.io/docs/concepts/security/secrets-good-practices/"],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[Site {
+        at: "spec.C[].env[].valueFrom.secretKeyRef",
+        when: STATIC,
+        message: "container `{container.name}` takes an environment variable from Secret `{this.name}`, which never expires",
+        help: INSTEAD_OF_SECRET,
+        ..Site::POD
+    }],
+    code: None,
 };
-
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
-    secrets(pod, |what| if let What::SecretEnv(name) = what { Some(name) } else { None }, "takes an environment variable from", found);
-}

@@ -1,8 +1,7 @@
 //! `secret-env-from`: a container takes a whole Secret as environment variables.
 
-use super::{Found, Level, Pod, Rule, secrets};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{INSTEAD_OF_SECRET, Level, Rule, STATIC};
+use crate::decide::site::Site;
 
 /// a container takes a whole Secret as environment variables.
 pub const RULE: Rule = Rule {
@@ -13,9 +12,13 @@ pub const RULE: Rule = Rule {
     fix: "Issue a credential for the task with its TaskScope and read it from the file under /var/run/secrets/mandate.dev/task.",
     references: &["https://kubernetes.io/docs/concepts/security/secrets-good-practices/", "https://github.com/kubernetes/kubernetes/issues/124336"],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[Site {
+        at: "spec.C[].envFrom[].secretRef",
+        when: STATIC,
+        message: "container `{container.name}` takes its environment from Secret `{this.name}`, which never expires",
+        help: INSTEAD_OF_SECRET,
+        ..Site::POD
+    }],
+    code: None,
 };
-
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
-    secrets(pod, |what| if let What::SecretEnvFrom(name) = what { Some(name) } else { None }, "takes its environment from", found);
-}

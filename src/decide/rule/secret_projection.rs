@@ -1,8 +1,7 @@
 //! `secret-projection`: a projected volume holds a Secret among its sources.
 
-use super::{Found, Level, Pod, Rule, secrets};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{INSTEAD_OF_SECRET, Level, Rule, STATIC};
+use crate::decide::site::Site;
 
 /// a projected volume holds a Secret among its sources.
 pub const RULE: Rule = Rule {
@@ -13,9 +12,14 @@ pub const RULE: Rule = Rule {
     fix: "Take the source out; issue a credential for the task with its TaskScope.",
     references: &["https://kubernetes.io/docs/concepts/storage/projected-volumes/"],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[Site {
+        at: "spec.volumes[].projected.sources[].secret",
+        field: ".name",
+        when: STATIC,
+        message: "volume `{volume.name}` projects Secret `{this.name}`, which never expires",
+        help: INSTEAD_OF_SECRET,
+        ..Site::POD
+    }],
+    code: None,
 };
-
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
-    secrets(pod, |what| if let What::SecretProjection(name) = what { Some(name) } else { None }, "projects", found);
-}

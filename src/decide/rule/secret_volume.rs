@@ -1,8 +1,9 @@
 //! `secret-volume`: a pod mounts a Secret as a volume.
 
-use super::{Found, Level, Pod, Rule, secrets};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{INSTEAD_OF_SECRET, Level, Rule};
+use crate::api::names;
+use crate::decide::predicate::Cond;
+use crate::decide::site::Site;
 
 /// a pod mounts a Secret as a volume.
 pub const RULE: Rule = Rule {
@@ -13,9 +14,14 @@ pub const RULE: Rule = Rule {
     fix: "Issue a credential for the task with its TaskScope; the webhook mounts it for pods with the task's label.",
     references: &["https://kubernetes.io/docs/concepts/security/secrets-good-practices/"],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[Site {
+        at: "spec.volumes[].secret",
+        field: ".secretName",
+        when: Cond::Not(&Cond::StartsWith("this.secretName", names::TASK_PREFIX)),
+        message: "volume `{volume.name}` mounts Secret `{this.secretName}`, which never expires",
+        help: INSTEAD_OF_SECRET,
+        ..Site::POD
+    }],
+    code: None,
 };
-
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
-    secrets(pod, |what| if let What::SecretVolume(name) = what { Some(name) } else { None }, "mounts", found);
-}

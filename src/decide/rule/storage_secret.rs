@@ -1,8 +1,7 @@
 //! `storage-secret`: an in-tree storage volume names a Secret.
 
-use super::{Found, Level, Pod, Rule};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{Level, Rule};
+use crate::decide::site::Site;
 
 /// an in-tree storage volume names a Secret.
 pub const RULE: Rule = Rule {
@@ -13,16 +12,29 @@ pub const RULE: Rule = Rule {
     fix: "Use a PersistentVolumeClaim of a StorageClass that the platform set up.",
     references: &["https://kubernetes.io/docs/concepts/security/secrets-good-practices/"],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[
+        Site {
+            at: "spec.volumes[].azureFile.secretName",
+            message: "volume `{volume.name}` hands azureFile Secret `{this}`, which never expires",
+            ..DRIVER
+        },
+        Site { at: "spec.volumes[].cephfs.secretRef", message: said!("cephfs"), ..DRIVER },
+        Site { at: "spec.volumes[].cinder.secretRef", message: said!("cinder"), ..DRIVER },
+        Site { at: "spec.volumes[].flexVolume.secretRef", message: said!("flexVolume"), ..DRIVER },
+        Site { at: "spec.volumes[].iscsi.secretRef", message: said!("iscsi"), ..DRIVER },
+        Site { at: "spec.volumes[].rbd.secretRef", message: said!("rbd"), ..DRIVER },
+        Site { at: "spec.volumes[].scaleIO.secretRef", message: said!("scaleIO"), ..DRIVER },
+        Site { at: "spec.volumes[].storageos.secretRef", message: said!("storageos"), ..DRIVER },
+    ],
+    code: None,
 };
 
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
-    for reach in &pod.reaches {
-        let What::StorageSecret(driver, name) = reach.what else { continue };
-        found.push(Found {
-            path: reach.path.clone(),
-            message: format!("{} hands {driver} Secret `{name}`, which never expires", reach.holder),
-            help: "use a PersistentVolumeClaim of a StorageClass that the platform set up".to_owned(),
-        });
-    }
+const DRIVER: Site = Site { help: "use a PersistentVolumeClaim of a StorageClass that the platform set up", ..Site::POD };
+
+macro_rules! said {
+    ($driver:literal) => {
+        concat!("volume `{volume.name}` hands ", $driver, " Secret `{this.name}`, which never expires")
+    };
 }
+use said;

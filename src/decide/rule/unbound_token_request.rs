@@ -1,8 +1,9 @@
 //! `unbound-token-request`: somebody asks for a ServiceAccount token that is bound to no object, or lives too long.
-//!
-//! It is checked by [`admit`](crate::decide::admit) where such a request is reviewed.
 
-use super::{Level, Rule, not_of_pods};
+use super::{Level, Rule, YEAR_LONG_MARK};
+use crate::api::names;
+use crate::decide::predicate::{Cond, Limit};
+use crate::decide::site::{On, Site};
 
 /// somebody asks for a ServiceAccount token that is bound to no object, or lives too long.
 pub const RULE: Rule = Rule {
@@ -13,5 +14,40 @@ pub const RULE: Rule = Rule {
     fix: "Bind it to a Pod or Secret (kubectl create token --bound-object-kind) and ask for a shorter life, or let a TaskScope issue it.",
     references: &["https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-request-v1/"],
     since: "0.1.0",
-    check: not_of_pods,
+    allows: "",
+    sites: &[
+        Site {
+            field: ".boundObjectRef",
+            when: Cond::All(&[OTHERS, Cond::Not(&Cond::Text("this.boundObjectRef.kind"))]),
+            message: "a token of ServiceAccount `{request.name}` is bound to no object, so that nothing takes it back",
+            help: "bind it to a Pod or Secret (`kubectl create token --bound-object-kind …`), or let a TaskScope issue it",
+            ..REQUEST
+        },
+        Site {
+            field: ".expirationSeconds",
+            when: Cond::All(&[OTHERS, Cond::Number("this.expirationSeconds", YEAR_LONG_MARK)]),
+            message: "a token of ServiceAccount `{request.name}` asks for 3607 s, for which the API server issues a token of one year",
+            help: "ask for 3600 s",
+            ..REQUEST
+        },
+        Site {
+            field: ".expirationSeconds",
+            when: Cond::All(&[
+                OTHERS,
+                Cond::Over("this.expirationSeconds", 3600, Limit::Token),
+                Cond::Not(&Cond::Number("this.expirationSeconds", YEAR_LONG_MARK)),
+            ]),
+            message: "a token of ServiceAccount `{request.name}` lives {this.expirationSeconds|3600} s; the policy allows {maxToken} s",
+            help: "ask for {maxToken} s or less",
+            ..REQUEST
+        },
+    ],
+    code: None,
 };
+
+const REQUEST: Site = Site { on: On::TokenRequest, at: "spec", ..Site::POD };
+/// Tokens of tasks and agents are judged by [`admit`](crate::decide::admit), more strictly.
+const OTHERS: Cond = Cond::All(&[
+    Cond::Not(&Cond::StartsWith("request.name", names::TASK_PREFIX)),
+    Cond::Not(&Cond::StartsWith("request.name", names::AGENT_PREFIX)),
+]);

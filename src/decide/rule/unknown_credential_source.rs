@@ -1,8 +1,8 @@
 //! `unknown-credential-source`: a pod uses a kind of volume, projection or environment source that this version of Mandate does not know.
 
-use super::{Found, Level, Pod, Rule};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{Code, Found, Level, Rule};
+use crate::decide::pod;
+use crate::decide::site::Subject;
 
 /// a pod uses a kind of volume, projection or environment source that this version of Mandate does not know.
 pub const RULE: Rule = Rule {
@@ -13,15 +13,16 @@ pub const RULE: Rule = Rule {
     fix: "Use a source that is known, or upgrade Mandate to a version that knows it.",
     references: &[],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[],
+    code: Some(Code { look, lacks: "fields that the API server does not know: it drops them before it asks" }),
 };
 
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
-    for reach in &pod.reaches {
-        let What::Unknown(kind, member) = reach.what else { continue };
+fn look(pod: &Subject<'_>, found: &mut Vec<Found>) {
+    for pod::Unknown { path, holder, kind, member } in pod::unknown(pod) {
         found.push(Found {
-            path: reach.path.clone(),
-            message: format!("{} uses `{member}`, a kind of {kind} that this version of Mandate does not know", reach.holder),
+            path,
+            message: format!("{holder} uses `{member}`, a kind of {kind} that this version of Mandate does not know"),
             help: "use a source of Kubernetes 1.37 or older, or upgrade Mandate".to_owned(),
         });
     }

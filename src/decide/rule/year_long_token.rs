@@ -1,8 +1,8 @@
 //! `year-long-token`: a projected token asks for 3607 seconds, which the API server turns into one year.
 
-use super::{Found, Level, Pod, Rule};
-use crate::api::Workloads;
-use crate::decide::pod::What;
+use super::{Level, Rule};
+use crate::decide::predicate::Cond;
+use crate::decide::site::Site;
 
 /// a projected token asks for 3607 seconds, which the API server turns into one year.
 pub const RULE: Rule = Rule {
@@ -13,23 +13,19 @@ pub const RULE: Rule = Rule {
     fix: "Set expirationSeconds: 3600.",
     references: &["https://github.com/kubernetes/enhancements/tree/master/keps/sig-auth/1205-bound-service-account-tokens"],
     since: "0.1.0",
-    check,
+    allows: "",
+    sites: &[Site {
+        at: "spec.volumes[].projected.sources[].serviceAccountToken",
+        field: ".expirationSeconds",
+        // An audience may be the API server's own by another name, so every audience counts.
+        when: Cond::Number("this.expirationSeconds", MARK),
+        message: "volume `{volume.name}` asks for 3607 s, for which the API server issues a token of one year",
+        help: "set `expirationSeconds: 3600`",
+        ..Site::POD
+    }],
+    code: None,
 };
 
 /// Seconds that the API server takes as a mark (`WarnOnlyBoundTokenExpirationSeconds`,
 /// kubernetes/kubernetes `pkg/registry/core/serviceaccount/storage/token.go`).
 pub const MARK: i64 = 3607;
-
-fn check(pod: &Pod<'_>, _: Workloads, found: &mut Vec<Found>) {
-    for reach in &pod.reaches {
-        // An audience may be the API server's own by another name, so every audience counts.
-        if !matches!(reach.what, What::Token { seconds: Some(MARK), .. }) {
-            continue;
-        }
-        found.push(Found {
-            path: format!("{}.expirationSeconds", reach.path),
-            message: format!("{} asks for 3607 s, for which the API server issues a token of one year", reach.holder),
-            help: "set `expirationSeconds: 3600`".to_owned(),
-        });
-    }
-}

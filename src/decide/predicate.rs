@@ -1,0 +1,424 @@
+//! The few words that rules are made of, with their two readings: here on raw JSON, and in
+//! [`cel`](super::cel) as an expression for the API server.
+//!
+//! A rule names [`Site`](super::site::Site)s: forms of places, such as
+//! `spec.C[].env[].valueFrom.secretKeyRef`. What must hold there is a [`Cond`], what is said
+//! is a text with places in braces. Both name places by words: `this` is what stands at the
+//! site, `container`, `volume`, `source`, `env` and so on the list item that it stands in,
+//! `key` the innermost map key, `request.name` the name in the request; anything else is a
+//! path from the root of the object, such as `spec.hostPID`. A key with dots is written in
+//! brackets: `metadata.labels[mandate.dev/task]`.
+//!
+//! Everything is resolved once, when the rules are first used, so that nothing is parsed
+//! while a review waits.
+
+use std::fmt::Write as _;
+
+use regex::Regex;
+
+use super::json::{Read as _, Value};
+use super::site::{Item, Scene, Step};
+use crate::api::Workloads;
+
+/// A place, in words; see the head of this module.
+pub type Term = &'static str;
+
+/// What must hold at a place.
+#[derive(Clone, Copy, Debug)]
+pub enum Cond {
+    /// Nothing more than that something stands there.
+    Always,
+    /// Not that.
+    Not(&'static Cond),
+    /// All of them.
+    All(&'static [Cond]),
+    /// At least one of them.
+    Any(&'static [Cond]),
+    /// Something stands there, and it is not null.
+    Present(Term),
+    /// A text of at least one character stands there.
+    Text(Term),
+    /// The text is this one; what is missing is the empty text.
+    Is(Term, &'static str),
+    /// The text is one of these.
+    OneOf(Term, &'static [&'static str]),
+    /// The text begins so.
+    StartsWith(Term, &'static str),
+    /// The text matches a regular expression (RE2, as the API server's), anywhere in it.
+    Matches(Term, &'static str),
+    /// It is `true`.
+    True(Term),
+    /// It is `false`; what is missing is not.
+    False(Term),
+    /// The number is this one.
+    Number(Term, i64),
+    /// The number, or where there is none the default, is larger than the policy's limit.
+    Over(Term, i64, Limit),
+    /// Both are the same text, and not empty.
+    Same(Term, Term),
+    /// A list of more items than this.
+    Longer(Term, usize),
+    /// Some place of this form, from the root of the object, is so. In the condition `this` is
+    /// that place, and the list items it stands in have their names.
+    Some(&'static str, &'static Cond),
+    /// The object is a template or a manifest: the API server has filled in nothing yet.
+    Unadmitted,
+    /// Something that only the cluster tells.
+    Known(Knowledge),
+}
+
+/// A question about what is known beside the object itself.
+#[derive(Clone, Copy)]
+pub struct Knowledge {
+    /// Whether it is so.
+    pub look: fn(&Scene<'_, '_>) -> bool,
+    /// What of it an expression in the API server cannot see.
+    pub lacks: &'static str,
+}
+
+impl std::fmt::Debug for Knowledge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Knowledge").field(&self.lacks).finish()
+    }
+}
+
+/// A number that comes from the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Longest life of a token, in seconds.
+    Token,
+    /// Longest life of a certificate, in seconds; the API server's least is 3600.
+    Certificate,
+}
+
+/// The shortest life of a certificate that the API server takes, in seconds.
+pub const LEAST_CERTIFICATE: i64 = 3600;
+
+impl Limit {
+    /// The number under one policy.
+    #[must_use]
+    pub fn of(self, workloads: &Workloads) -> i64 {
+        let token = workloads.max_token_ttl.as_secs();
+        match self {
+            Self::Token => token,
+            Self::Certificate => token.max(LEAST_CERTIFICATE),
+        }
+    }
+}
+
+/// Where a place begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// At the site itself.
+    This,
+    /// At the list item or map member of this depth, the outermost being 0.
+    Item(usize),
+    /// At the key of the map member of this depth.
+    Key(usize),
+    /// At the root of the object.
+    Root,
+    /// At the request.
+    Request,
+}
+
+/// A resolved place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Where it begins.
+    pub from: From,
+    /// The members that lead on from there.
+    pub path: Vec<&'static str>,
+}
+
+/// A resolved condition.
+#[derive(Debug)]
+pub enum Test {
+    /// See [`Cond::Always`].
+    Always,
+    /// See [`Cond::Not`].
+    Not(Box<Test>),
+    /// See [`Cond::All`].
+    All(Vec<Test>),
+    /// See [`Cond::Any`].
+    Any(Vec<Test>),
+    /// See [`Cond::Present`].
+    Present(Place),
+    /// See [`Cond::Text`].
+    Text(Place),
+    /// See [`Cond::Is`] and [`Cond::OneOf`].
+    OneOf(Place, Vec<&'static str>),
+    /// See [`Cond::StartsWith`].
+    StartsWith(Place, &'static str),
+    /// See [`Cond::Matches`].
+    Matches(Place, Box<Regex>),
+    /// See [`Cond::True`] and [`Cond::False`].
+    Bool(Place, bool),
+    /// See [`Cond::Number`].
+    Number(Place, i64),
+    /// See [`Cond::Over`].
+    Over(Place, i64, Limit),
+    /// See [`Cond::Same`].
+    Same(Place, Place),
+    /// See [`Cond::Longer`].
+    Longer(Place, usize),
+    /// See [`Cond::Some`]; one entry a form, since `C` stands for three.
+    Some(Vec<Vec<Step>>, Box<Test>),
+    /// See [`Cond::Unadmitted`].
+    Unadmitted,
+    /// See [`Cond::Known`].
+    Known(Knowledge),
+}
+
+/// One part of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// These words.
+    Words(&'static str),
+    /// What stands at the place, or else the default.
+    Place(Place, &'static str),
+    /// A number of the policy.
+    Limit(Limit),
+}
+
+/// What is wrong in how a rule is written; none of the rules here makes one, which a test
+/// shows.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    /// A regular expression that is none.
+    #[error("`{0}` is no regular expression")]
+    Regex(&'static str, #[source] Box<regex::Error>),
+    /// A brace that is not closed.
+    #[error("`{0}` has a brace without its partner")]
+    Brace(&'static str),
+    /// `key` where nothing has a key.
+    #[error("`{0}` speaks of a key at a place that has none")]
+    Key(&'static str),
+}
+
+/// The path that a text of members writes.
+pub(super) fn members(text: &'static str) -> Vec<&'static str> {
+    let mut path = vec![];
+    let mut rest = text;
+    while !rest.is_empty() {
+        rest = rest.strip_prefix('.').unwrap_or(rest);
+        if let Some((key, after)) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            path.push(key);
+            rest = after;
+            continue;
+        }
+        let end = rest.find(['.', '[']).unwrap_or(rest.len());
+        path.push(&rest[..end]);
+        rest = &rest[end..];
+    }
+    path
+}
+
+/// Resolves a term at a place that is reached by `steps`.
+fn place(term: Term, steps: &[Step]) -> Result<Place, RuleError> {
+    let end = term.find(['.', '[']).unwrap_or(term.len());
+    let (word, rest) = term.split_at(end);
+    let item = |name: &str| {
+        let entered = steps.iter().filter(|step| step.is_entry());
+        entered.enumerate().filter(|(_, step)| step.item_name() == Some(name)).map(|(depth, _)| depth).last()
+    };
+    let from = match word {
+        "this" => From::This,
+        "request" => From::Request,
+        "key" => {
+            let entered = steps.iter().filter(|step| step.is_entry()).enumerate();
+            let innermost = entered.filter(|(_, step)| matches!(step, Step::Members)).map(|(depth, _)| depth).last();
+            From::Key(innermost.ok_or(RuleError::Key(term))?)
+        }
+        name => match item(name) {
+            Some(depth) => From::Item(depth),
+            None => return Ok(Place { from: From::Root, path: members(term) }),
+        },
+    };
+    Ok(Place { from, path: members(rest) })
+}
+
+/// Resolves a condition at a place that is reached by `steps`.
+pub(super) fn test(cond: &Cond, steps: &[Step]) -> Result<Test, RuleError> {
+    let at = |term| place(term, steps);
+    Ok(match *cond {
+        Cond::Always => Test::Always,
+        Cond::Not(inner) => Test::Not(Box::new(test(inner, steps)?)),
+        Cond::All(all) => Test::All(all.iter().map(|one| test(one, steps)).collect::<Result<_, _>>()?),
+        Cond::Any(any) => Test::Any(any.iter().map(|one| test(one, steps)).collect::<Result<_, _>>()?),
+        Cond::Present(term) => Test::Present(at(term)?),
+        Cond::Text(term) => Test::Text(at(term)?),
+        Cond::Is(term, text) => Test::OneOf(at(term)?, vec![text]),
+        Cond::OneOf(term, texts) => Test::OneOf(at(term)?, texts.to_vec()),
+        Cond::StartsWith(term, start) => Test::StartsWith(at(term)?, start),
+        Cond::Matches(term, pattern) => {
+            Test::Matches(at(term)?, Box::new(Regex::new(pattern).map_err(|error| RuleError::Regex(pattern, Box::new(error)))?))
+        }
+        Cond::True(term) => Test::Bool(at(term)?, true),
+        Cond::False(term) => Test::Bool(at(term)?, false),
+        Cond::Number(term, number) => Test::Number(at(term)?, number),
+        Cond::Over(term, default, limit) => Test::Over(at(term)?, default, limit),
+        Cond::Same(one, other) => Test::Same(at(one)?, at(other)?),
+        Cond::Longer(term, items) => Test::Longer(at(term)?, items),
+        Cond::Some(form, inner) => {
+            let forms = super::site::forms(form);
+            // The items of the inner form come after those of the outer one.
+            let entered = steps.iter().filter(|step| step.is_entry()).copied();
+            let whole: Vec<Step> = entered.chain(forms.first().into_iter().flatten().copied()).collect();
+            Test::Some(forms, Box::new(test(inner, &whole)?))
+        }
+        Cond::Unadmitted => Test::Unadmitted,
+        Cond::Known(knowledge) => Test::Known(knowledge),
+    })
+}
+
+/// Resolves a text at a place that is reached by `steps`.
+pub(super) fn text(text: &'static str, steps: &[Step]) -> Result<Vec<Part>, RuleError> {
+    let mut parts = vec![];
+    let mut rest = text;
+    while let Some((words, after)) = rest.split_once('{') {
+        if !words.is_empty() {
+            parts.push(Part::Words(words));
+        }
+        let (inside, after) = after.split_once('}').ok_or(RuleError::Brace(text))?;
+        let (term, default) = inside.split_once('|').unwrap_or((inside, ""));
+        parts.push(match term {
+            "maxToken" => Part::Limit(Limit::Token),
+            "maxCertificate" => Part::Limit(Limit::Certificate),
+            term => Part::Place(place(term, steps)?, default),
+        });
+        rest = after;
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Words(rest));
+    }
+    Ok(parts)
+}
+
+/// What a place leads to.
+enum Found<'a> {
+    Value(&'a Value<'a>),
+    Text(&'a str),
+}
+
+impl Place {
+    fn find<'a>(&self, scene: &Scene<'a, '_>) -> Option<Found<'a>> {
+        let start = match self.from {
+            From::This => scene.this,
+            From::Item(depth) => scene.items.get(depth)?.value,
+            From::Key(depth) => return Some(Found::Text(scene.items.get(depth)?.key?)),
+            From::Request => return (self.path == ["name"]).then_some(Found::Text(scene.subject.name)),
+            From::Root => {
+                let (first, rest) = self.path.split_first()?;
+                return scene.subject.root.member(first)?.at(rest).map(Found::Value);
+            }
+        };
+        start.at(&self.path).filter(|value| !value.is_null()).map(Found::Value)
+    }
+
+    /// The text there, or the empty text.
+    pub(super) fn text<'a>(&self, scene: &Scene<'a, '_>) -> &'a str {
+        match self.find(scene) {
+            Some(Found::Text(text)) => text,
+            Some(Found::Value(value)) => value.as_str().unwrap_or_default(),
+            None => "",
+        }
+    }
+
+    fn value<'a>(&self, scene: &Scene<'a, '_>) -> Option<&'a Value<'a>> {
+        match self.find(scene) {
+            Some(Found::Value(value)) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn number(&self, scene: &Scene<'_, '_>) -> Option<i64> {
+        self.value(scene).and_then(super::json::whole)
+    }
+}
+
+impl Test {
+    /// Whether it depends on what the policy says.
+    pub(super) fn is_of_policy(&self) -> bool {
+        match self {
+            Self::Over(..) => true,
+            Self::Not(inner) | Self::Some(_, inner) => inner.is_of_policy(),
+            Self::All(many) | Self::Any(many) => many.iter().any(Self::is_of_policy),
+            _ => false,
+        }
+    }
+
+    /// Whether it holds.
+    pub(super) fn holds(&self, scene: &Scene<'_, '_>, workloads: &Workloads) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Not(inner) => !inner.holds(scene, workloads),
+            Self::All(all) => all.iter().all(|one| one.holds(scene, workloads)),
+            Self::Any(any) => any.iter().any(|one| one.holds(scene, workloads)),
+            Self::Present(place) => place.find(scene).is_some(),
+            Self::Text(place) => !place.text(scene).is_empty(),
+            Self::OneOf(place, texts) => texts.contains(&place.text(scene)),
+            Self::StartsWith(place, start) => place.text(scene).starts_with(start),
+            Self::Matches(place, regex) => regex.is_match(place.text(scene)),
+            Self::Bool(place, wanted) => place.value(scene).and_then(Value::as_bool) == Some(*wanted),
+            Self::Number(place, number) => place.number(scene) == Some(*number),
+            Self::Over(place, default, limit) => place.number(scene).unwrap_or(*default) > limit.of(workloads),
+            Self::Same(one, other) => {
+                let text = one.text(scene);
+                !text.is_empty() && text == other.text(scene)
+            }
+            Self::Longer(place, items) => matches!(place.value(scene), Some(Value::Array(list)) if list.len() > *items),
+            Self::Some(forms, inner) => forms.iter().any(|form| {
+                let mut found = false;
+                scene.subject.root.visit(form, &mut scene.items.to_vec(), &mut |this, items: &[Item<'_>]| {
+                    found = found || inner.holds(&Scene { this, items, ..*scene }, workloads);
+                });
+                found
+            }),
+            Self::Unadmitted => scene.subject.unadmitted,
+            Self::Known(knowledge) => (knowledge.look)(scene),
+        }
+    }
+}
+
+/// A text, as it reads at a place under a policy.
+pub(super) fn write(parts: &[Part], scene: &Scene<'_, '_>, workloads: &Workloads) -> String {
+    let mut text = String::new();
+    for part in parts {
+        // INVARIANT: writing to a String cannot fail.
+        let _ = match part {
+            Part::Words(words) => text.write_str(words),
+            Part::Limit(limit) => write!(text, "{}", limit.of(workloads)),
+            Part::Place(place, default) => match place.find(scene) {
+                Some(Found::Text(found)) => text.write_str(found),
+                Some(Found::Value(Value::Str(found))) => text.write_str(found),
+                Some(Found::Value(value)) => match super::json::whole(value) {
+                    Some(number) => write!(text, "{number}"),
+                    None => text.write_str(default),
+                },
+                None => text.write_str(default),
+            },
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_with_dots_are_written_in_brackets() {
+        assert_eq!(members("metadata.labels[mandate.dev/task].x"), ["metadata", "labels", "mandate.dev/task", "x"]);
+        assert_eq!(members(""), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn words_are_resolved_by_the_lists_around_them() {
+        let steps = &super::super::site::forms("spec.containers[].env[].value")[0];
+        assert_eq!(place("container.name", steps).unwrap(), Place { from: From::Item(0), path: vec!["name"] });
+        assert_eq!(place("env.name", steps).unwrap(), Place { from: From::Item(1), path: vec!["name"] });
+        assert_eq!(place("this", steps).unwrap(), Place { from: From::This, path: vec![] });
+        assert_eq!(place("spec.hostPID", steps).unwrap(), Place { from: From::Root, path: vec!["spec", "hostPID"] });
+        assert!(place("key", steps).is_err());
+    }
+}
