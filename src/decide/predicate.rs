@@ -190,6 +190,9 @@ pub enum RuleError {
     /// A brace that is not closed.
     #[error("`{0}` has a brace without its partner")]
     Brace(&'static str),
+    /// A place with a character that no place has.
+    #[error("`{0}` is no place; a brace that is meant as such is written twice")]
+    Place(&'static str),
     /// `key` where nothing has a key.
     #[error("`{0}` speaks of a key at a place that has none")]
     Key(&'static str),
@@ -215,6 +218,9 @@ pub(super) fn members(text: &'static str) -> Vec<&'static str> {
 
 /// Resolves a term at a place that is reached by `steps`.
 fn place(term: Term, steps: &[Step]) -> Result<Place, RuleError> {
+    if term.is_empty() || !term.chars().all(|c| c.is_ascii_alphanumeric() || "._-/[]".contains(c)) {
+        return Err(RuleError::Place(term));
+    }
     let end = term.find(['.', '[']).unwrap_or(term.len());
     let (word, rest) = term.split_at(end);
     let item = |name: &str| {
@@ -271,15 +277,22 @@ pub(super) fn test(cond: &Cond, steps: &[Step]) -> Result<Test, RuleError> {
     })
 }
 
-/// Resolves a text at a place that is reached by `steps`.
+/// Resolves a text at a place that is reached by `steps`. A brace that is meant as such is
+/// written twice.
 pub(super) fn text(text: &'static str, steps: &[Step]) -> Result<Vec<Part>, RuleError> {
     let mut parts = vec![];
     let mut rest = text;
-    while let Some((words, after)) = rest.split_once('{') {
+    while let Some(at) = rest.find(['{', '}']) {
+        let (words, braces) = rest.split_at(at);
+        if braces.starts_with("{{") || braces.starts_with("}}") {
+            parts.push(Part::Words(&rest[..=at]));
+            rest = &braces[2..];
+            continue;
+        }
         if !words.is_empty() {
             parts.push(Part::Words(words));
         }
-        let (inside, after) = after.split_once('}').ok_or(RuleError::Brace(text))?;
+        let (inside, after) = braces.strip_prefix('{').and_then(|rest| rest.split_once('}')).ok_or(RuleError::Brace(text))?;
         let (term, default) = inside.split_once('|').unwrap_or((inside, ""));
         parts.push(match term {
             "maxToken" => Part::Limit(Limit::Token),
@@ -410,6 +423,14 @@ mod tests {
     fn keys_with_dots_are_written_in_brackets() {
         assert_eq!(members("metadata.labels[mandate.dev/task].x"), ["metadata", "labels", "mandate.dev/task", "x"]);
         assert_eq!(members(""), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_brace_that_is_meant_as_such_is_written_twice() {
+        assert_eq!(text("a {{b: {spec.c|d}}}", &[]).unwrap().len(), 4);
+        for wrong in ["a {b", "a b}", "{b: c}", "{}"] {
+            assert!(text(wrong, &[]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub struct Claim<'a> {
 
 /// A reference to a Secret of people: credentials of tasks are another rule's business.
 const STATIC: Cond = Cond::Not(&Cond::StartsWith("this.name", names::TASK_PREFIX));
-const INSTEAD_OF_SECRET: &str = "remove it, label the pod `mandate.dev/task: <task>` and let its TaskScope issue a short-lived credential (`credentials: [{name: …, serviceAccountToken: {audience: …}}]`)";
+const INSTEAD_OF_SECRET: &str = "remove it, label the pod `mandate.dev/task: <task>` and let its TaskScope issue a short-lived credential (`credentials: [{{name: …, serviceAccountToken: {{audience: …}}}}]`)";
 
 /// Every rule, in the order of their ids.
 pub static RULES: &[Rule] = &[
