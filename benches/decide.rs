@@ -48,15 +48,18 @@ fn measure(table: &Table, world: &World, label: &str, rounds: usize) {
     let now = Timestamp::now();
     for (holds, what) in [(Holds::Task, "let in"), (Holds::Secrets, "refused with 5 findings")] {
         let owns = names::of_task("task-7", "uid-7");
-        let bodies: Vec<Vec<u8>> = (0..16).map(|n| pod::review(pod::Task { namespace: "team-0", name: "task-7", owns: &owns }, holds, n)).collect();
+        let bodies: Vec<Vec<u8>> =
+            (0..16).map(|n| pod::review(pod::Task { namespace: "team-0", name: "task-7", owns: &owns }, holds, n)).collect();
         let read: Times = (0..rounds).map(|n| timed(|| drop(black_box(parse(&bodies[n % bodies.len()]))))).collect();
         let values: Vec<Value<'_>> = bodies.iter().map(|body| parse(body)).collect();
         let user = Requester { username: "alice".to_owned(), ..Requester::default() };
         let reviews: Vec<Review<'_>> = values.iter().map(|value| review(value, &user)).collect();
         let verdict = admit(world, &reviews[0], now);
         assert_eq!(verdict.findings.len(), if holds == Holds::Task { 0 } else { 5 }, "{verdict:?}");
-        let judged: Times = (0..rounds).map(|n| timed(|| drop(black_box(admit(world, &reviews[n % reviews.len()], now))))).collect();
-        let changed: Times = (0..rounds).map(|n| timed(|| drop(black_box(mutate(world, &reviews[n % reviews.len()], now))))).collect();
+        let judged: Times =
+            (0..rounds).map(|n| timed(|| drop(black_box(admit(world, &reviews[n % reviews.len()], now))))).collect();
+        let changed: Times =
+            (0..rounds).map(|n| timed(|| drop(black_box(mutate(world, &reviews[n % reviews.len()], now))))).collect();
         let figure = format!("read {}, judge {}, change {}", us(&read), us(&judged), us(&changed));
         table.row(&format!("{label}: pod that is {what}"), figure);
     }
@@ -92,7 +95,8 @@ fn review<'a>(value: &'a Value<'a>, user: &'a Requester) -> Review<'a> {
 }
 
 fn world(tasks: usize, tasks_a_namespace: usize) -> World {
-    let policy: ClusterAgentPolicySpec = read(json!({"owner": {"team": "platform", "contact": "p"}, "workloads": {"profile": "restricted"}}));
+    let policy: ClusterAgentPolicySpec =
+        read(json!({"owner": {"team": "platform", "contact": "p"}, "workloads": {"profile": "restricted"}}));
     let mut world = World { controller: "controller".to_owned(), ..World::default() };
     world.cluster_policies.insert("agents".to_owned(), Loaded::Readable(policy));
     let identity: AgentIdentity = read(json!({

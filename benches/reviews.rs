@@ -15,6 +15,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use ::mandate::api::{AgentTask, names};
 use anyhow::{Context as _, Result, ensure};
 use bed::Bed;
 use bed::mandate::{self, Mandate};
@@ -22,7 +23,6 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt as _};
-use ::mandate::api::{AgentTask, names};
 use serde_json::json;
 
 use generate::{Order, Sent};
@@ -96,7 +96,10 @@ async fn bench(bed: &Bed) -> Result<()> {
         owns: names::of_task(&task.name_any(), &task.uid().unwrap_or_default()),
     };
     let at_start = memory(sender.pid);
-    ensure!(sender.send(Load { reviews: sized(5_000, 500), ..Load::most("/validate", Holds::Task) }).await?.sent.refused == 0, "a clean pod was refused");
+    ensure!(
+        sender.send(Load { reviews: sized(5_000, 500), ..Load::most("/validate", Holds::Task) }).await?.sent.refused == 0,
+        "a clean pod was refused"
+    );
     costs(&sender).await?;
     most(&sender).await?;
     on_time(&sender).await?;
@@ -124,7 +127,8 @@ async fn tasks(bed: &Bed) -> Result<AgentTask> {
     let _: Vec<AgentTask> = stream::iter((0..TASKS).map(create)).buffer_unordered(8).try_collect().await?;
     bed.wait("every task to be ready", LIMIT, || async {
         let all = api.list(&kube::api::ListParams::default()).await.ok()?.items;
-        let active = |task: &AgentTask| task.status.as_ref().is_some_and(|status| status.phase == Some(::mandate::api::Phase::Active));
+        let active =
+            |task: &AgentTask| task.status.as_ref().is_some_and(|status| status.phase == Some(::mandate::api::Phase::Active));
         all.iter().all(active).then(|| all.into_iter().next()).flatten()
     })
     .await
@@ -134,7 +138,8 @@ async fn tasks(bed: &Bed) -> Result<AgentTask> {
 async fn authorities(bed: &Bed) -> Result<String> {
     let api: Api<ValidatingWebhookConfiguration> = Api::all(bed.admin());
     let webhooks = api.get("mandate").await?.webhooks.unwrap_or_default();
-    let bundle = webhooks.into_iter().find_map(|webhook| webhook.client_config.ca_bundle).context("a webhook without caBundle")?;
+    let bundle =
+        webhooks.into_iter().find_map(|webhook| webhook.client_config.ca_bundle).context("a webhook without caBundle")?;
     Ok(String::from_utf8(bundle.0)?)
 }
 
@@ -145,7 +150,8 @@ struct Pinned(bool);
 impl Pinned {
     fn find() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let taskset = Command::new("taskset").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
+        let taskset =
+            Command::new("taskset").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
         Self(taskset && cores > 1)
     }
 
@@ -257,13 +263,22 @@ async fn costs(sender: &Sender) -> Result<()> {
     ];
     for (what, load) in loads {
         let seen = sender.send(load).await?;
-        table.at_most(&format!("{what}, {:.1} KB ({:.2} cores to others)", seen.sent.size as f64 / 1024.0, seen.others), seen.each(), 0.12, cpu_ms);
+        table.at_most(
+            &format!("{what}, {:.1} KB ({:.2} cores to others)", seen.sent.size as f64 / 1024.0, seen.others),
+            seen.each(),
+            0.12,
+            cpu_ms,
+        );
     }
     Ok(())
 }
 
 async fn most(sender: &Sender) -> Result<()> {
-    let method = if sender.pinned.0 { "The webhook has the first core, the generator the second." } else { "Nothing is pinned: there is no second core, or no taskset." };
+    let method = if sender.pinned.0 {
+        "The webhook has the first core, the generator the second."
+    } else {
+        "Nothing is pinned: there is no second core, or no taskset."
+    };
     let table = Table::begin("Reviews a second on one core", method);
     for (what, http2) in [("one HTTP/2 connection", true), ("32 HTTP/1.1 connections", false)] {
         let seen = sender.send(Load { http2, ..Load::most("/validate", Holds::Task) }).await?;
@@ -275,7 +290,10 @@ async fn most(sender: &Sender) -> Result<()> {
 }
 
 async fn on_time(sender: &Sender) -> Result<()> {
-    let table = Table::begin("Time of a review at 1,000 a second", "Open loop: reviews are sent on time whether earlier ones were answered or not. Seen by the generator, from sending to the whole answer.");
+    let table = Table::begin(
+        "Time of a review at 1,000 a second",
+        "Open loop: reviews are sent on time whether earlier ones were answered or not. Seen by the generator, from sending to the whole answer.",
+    );
     for (what, http2) in [("one HTTP/2 connection", true), ("32 HTTP/1.1 connections", false)] {
         let seen = sender.send(Load::at(1_000, http2)).await?;
         let Sent { p50, p99, longest, late, .. } = seen.sent;
@@ -288,7 +306,10 @@ async fn on_time(sender: &Sender) -> Result<()> {
 
 async fn stays_small(sender: &Sender, at_start: measure::Memory) -> Result<()> {
     const MOST: u64 = 50_000_000;
-    let table = Table::begin("Memory of the webhook", "Resident memory after so many reviews at full load, nine of ten let in and one refused. The process is the one of the tables above.");
+    let table = Table::begin(
+        "Memory of the webhook",
+        "Resident memory after so many reviews at full load, nine of ten let in and one refused. The process is the one of the tables above.",
+    );
     table.at_most("at start", at_start.rss, MOST, mb);
     table.row("before the first of them", mb(&memory(sender.pid).rss));
     let mut done = 0;

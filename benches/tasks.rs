@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use ::mandate::api::{AgentIdentity, AgentTask, Phase};
 use anyhow::{Context as _, Result, ensure};
 use bed::mandate::{self, Mandate};
 use bed::{Bed, Call};
@@ -20,7 +21,6 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, ResourceExt as _};
-use ::mandate::api::{AgentIdentity, AgentTask, Phase};
 use serde_json::json;
 
 use measure::{Others, Table, Times, machine, mb, memory, ms, seconds, sized};
@@ -135,7 +135,10 @@ impl Tasks {
             "apiVersion": "mandate.dev/v1alpha1", "kind": "AgentTask", "metadata": {"name": name},
             "spec": {"agent": "invoice-bot", "scope": "read-ledger", "objective": "Reconcile the invoices of October", "ttl": "6h"}
         });
-        self.api.create(&PostParams::default(), &serde_json::from_value(task)?).await.with_context(|| format!("create task {name}"))?;
+        self.api
+            .create(&PostParams::default(), &serde_json::from_value(task)?)
+            .await
+            .with_context(|| format!("create task {name}"))?;
         Ok(())
     }
 
@@ -171,9 +174,17 @@ async fn come(bed: &Bed, tasks: &Tasks) -> Result<()> {
     let calls = own_calls(bed, mark).await?;
     let others = Others::watch();
     let count = sized(100, 20);
-    let burst: Times = stream::iter((0..count).map(|n| async move { tasks.start(&format!("burst-{n}")).await })).buffer_unordered(count).try_collect::<Vec<_>>().await?.into_iter().collect();
+    let burst: Times = stream::iter((0..count).map(|n| async move { tasks.start(&format!("burst-{n}")).await }))
+        .buffer_unordered(count)
+        .try_collect::<Vec<_>>()
+        .await?
+        .into_iter()
+        .collect();
     let what = format!("{count} tasks at once");
-    table.row(&format!("{what}: p50, p99 ({:.2} cores to others)", others.cores()), format!("{}, {}", ms(&burst.percentile(50.0)), ms(&burst.percentile(99.0))));
+    table.row(
+        &format!("{what}: p50, p99 ({:.2} cores to others)", others.cores()),
+        format!("{}, {}", ms(&burst.percentile(50.0)), ms(&burst.percentile(99.0))),
+    );
     written(&calls, writes);
     Ok(())
 }
@@ -218,7 +229,10 @@ fn is_question(call: &Call) -> bool {
 }
 
 fn written(calls: &[Call], tasks: usize) {
-    let table = Table::begin("API writes of the controller for one task", "From the API server's audit log of the tasks above that came on time, divided by their number.");
+    let table = Table::begin(
+        "API writes of the controller for one task",
+        "From the API server's audit log of the tasks above that came on time, divided by their number.",
+    );
     let each = |count: usize| count as f64 / tasks as f64;
     let writes = counted(calls, |call| call.is_write() && !is_question(call));
     for (what, count) in &writes {
@@ -297,7 +311,9 @@ async fn go(bed: &Bed, tasks: &Tasks) -> Result<()> {
 /// Numbers on the controller's metrics page that a line with this start has, added up.
 fn metric(mandate: &Mandate<'_>, start: &str) -> Option<f64> {
     let page = mandate.controller_page("/metrics")?;
-    Some(page.lines().filter(|line| line.starts_with(start)).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    Some(
+        page.lines().filter(|line| line.starts_with(start)).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum(),
+    )
 }
 
 async fn many(bed: &Bed, tasks: &Tasks, mandate: &mut Mandate<'_>) -> Result<()> {
@@ -310,12 +326,18 @@ async fn many(bed: &Bed, tasks: &Tasks, mandate: &mut Mandate<'_>) -> Result<()>
     let others = Others::watch();
     let (earlier, missing) = (tasks.ever_ready(), live - live_now(tasks).await?);
     let begin = Instant::now();
-    stream::iter((0..missing).map(|n| async move { tasks.create(&format!("many-{n}")).await })).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    stream::iter((0..missing).map(|n| async move { tasks.create(&format!("many-{n}")).await }))
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<()>()
+        .await?;
     let created = begin.elapsed();
     let limit = Duration::from_secs(600);
     bed.wait("every task to be Ready", limit, || async { (tasks.ever_ready() >= earlier + missing).then_some(()) }).await?;
     let ready = begin.elapsed();
-    table.row(&format!("{missing} creations sent and answered ({:.2} cores to others)", others.cores()), format!("{} ({:.0}/s)", seconds(&created), missing as f64 / created.as_secs_f64()));
+    table.row(
+        &format!("{missing} creations sent and answered ({:.2} cores to others)", others.cores()),
+        format!("{} ({:.0}/s)", seconds(&created), missing as f64 / created.as_secs_f64()),
+    );
     table.row("all of them Ready after", seconds(&ready));
 
     // What was needed on the way goes back first.
@@ -334,10 +356,14 @@ async fn many(bed: &Bed, tasks: &Tasks, mandate: &mut Mandate<'_>) -> Result<()>
     mandate.restart_controller().await?;
     let is_ready = Instant::now();
     let looked_at = "mandate_reconciles_total{kind=\"AgentTask\"";
-    let every = bed.wait("every task to be looked at", limit, || async { (metric(mandate, looked_at)? >= live as f64).then(Instant::now) });
+    let every = bed
+        .wait("every task to be looked at", limit, || async { (metric(mandate, looked_at)? >= live as f64).then(Instant::now) });
     let (served, every) = tokio::join!(tasks.start("after-restart"), every);
     let (served, every) = (served?, every?);
-    table.row(&format!("killed and started anew: ready after ({:.2} cores to others)", others.cores()), seconds(&(is_ready - begin)));
+    table.row(
+        &format!("killed and started anew: ready after ({:.2} cores to others)", others.cores()),
+        seconds(&(is_ready - begin)),
+    );
     table.at_most("ready → every task looked at", every - is_ready, LIMIT, seconds);
     table.row("ready → a task created at that moment is Ready", ms(&served));
     tokio::time::sleep(sized(Duration::from_secs(20), Duration::from_secs(3))).await;

@@ -96,7 +96,12 @@ async fn scenes<'a>(bed: &'a Bed, tell: &Teller) -> Result<Mandate<'a>> {
 /// `mandate task start` as alice, of the group that may ask for tasks.
 async fn start(bed: &Bed, name: &str, scope: &str, ttl: &str) -> Result<()> {
     let output = try_start(bed, name, scope, ttl, None).await?;
-    ensure!(output.status.success(), "task start failed: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "task start failed: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
@@ -144,7 +149,10 @@ async fn two_tasks(bed: &Bed, tell: &Teller) -> Result<()> {
     let asked = Instant::now();
     let output = try_start(bed, "reconcile", "read-ledger", "10m", Some("alice")).await?;
     ensure!(output.status.success(), "task start failed: {}", String::from_utf8_lossy(&output.stderr));
-    tell.shown(format!("`mandate task start` by alice, on her own behalf: Ready after {} ms, command included", asked.elapsed().as_millis()));
+    tell.shown(format!(
+        "`mandate task start` by alice, on her own behalf: Ready after {} ms, command included",
+        asked.elapsed().as_millis()
+    ));
     let reader = bed.token_client(&token(bed, "reconcile").await?)?;
     expect(tell, "get configmap ledger-config", read(&reader, "ledger-config").await?, 200)?;
     expect(tell, "get configmap report", read(&reader, "report").await?, 403)?;
@@ -155,7 +163,12 @@ async fn two_tasks(bed: &Bed, tell: &Teller) -> Result<()> {
     let output = try_start(bed, "report-for-alice", "write-report", "10m", Some("alice")).await?;
     ensure!(!output.status.success(), "a task for alice was given what alice may not do herself");
     tell.shown("on behalf of alice, who may not write the report herself, it is refused");
-    tell.quote(String::from_utf8_lossy(&output.stderr).lines().find(|line| line.contains("`alice` may not")).context("a refusal that says who may not do what")?);
+    tell.quote(
+        String::from_utf8_lossy(&output.stderr)
+            .lines()
+            .find(|line| line.contains("`alice` may not"))
+            .context("a refusal that says who may not do what")?,
+    );
     start(bed, "report", "write-report", "10m").await?;
     let writer = bed.token_client(&token(bed, "report").await?)?;
     expect(tell, "task report: patch configmap report", write(&writer, "report").await?, 200)?;
@@ -210,7 +223,8 @@ async fn pods(bed: &Bed, tell: &Teller) -> Result<()> {
         "metadata": {"name": "agent", "labels": {"mandate.dev/task": "reconcile"}},
         "spec": {"containers": [{"name": "agent", "image": "registry.example.com/agent:1"}]},
     }))?;
-    let pod = Api::<Pod>::namespaced(alice, NAMESPACE).create(&PostParams::default(), &pod).await.context("create the task's pod")?;
+    let pod =
+        Api::<Pod>::namespaced(alice, NAMESPACE).create(&PostParams::default(), &pod).await.context("create the task's pod")?;
     let spec = serde_json::to_value(pod.spec)?;
     let account = spec["serviceAccountName"].as_str().unwrap_or_default();
     ensure!(account.starts_with("mandate-task-reconcile-"), "it runs as {account}");
@@ -225,9 +239,16 @@ async fn pods(bed: &Bed, tell: &Teller) -> Result<()> {
         ensure!(mounts.iter().any(|mount| mount["mountPath"] == path), "nothing is mounted at {path}");
         tell.shown(format!("short-lived credentials at {path}"));
     }
-    let seconds = spec["volumes"].as_array().into_iter().flatten().find_map(|volume| volume["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"].as_i64());
+    let seconds = spec["volumes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find_map(|volume| volume["projected"]["sources"][0]["serviceAccountToken"]["expirationSeconds"].as_i64());
     ensure!(seconds.is_some_and(|seconds| seconds <= 600), "the projected token lives {seconds:?} s");
-    tell.shown(format!("projected token: expirationSeconds {} (Kubernetes would have injected 3607, which means one year)", seconds.unwrap_or_default()));
+    tell.shown(format!(
+        "projected token: expirationSeconds {} (Kubernetes would have injected 3607, which means one year)",
+        seconds.unwrap_or_default()
+    ));
     Ok(())
 }
 
@@ -248,10 +269,14 @@ async fn ends(bed: &Bed, tell: &Teller) -> Result<()> {
     ensure!(read(&reader, "ledger-config").await? == 200, "the token does not work before the end");
     let ended = Instant::now();
     tasks.patch("reconcile", &PatchParams::default(), &Patch::Merge(json!({"spec": {"end": {"reason": "Completed"}}}))).await?;
-    let gone = until("the authority to be gone", ended, || async { read(&reader, "ledger-config").await.is_ok_and(|code| code != 200) }).await?;
+    let gone =
+        until("the authority to be gone", ended, || async { read(&reader, "ledger-config").await.is_ok_and(|code| code != 200) })
+            .await?;
     ensure!(gone < Duration::from_secs(1), "the authority was gone after {gone:?} only");
     tell.shown(format!("403 after {} ms", gone.as_millis()));
-    let dead = until("the token to be dead", ended, || async { read(&reader, "ledger-config").await.is_ok_and(|code| code == 401) }).await?;
+    let dead =
+        until("the token to be dead", ended, || async { read(&reader, "ledger-config").await.is_ok_and(|code| code == 401) })
+            .await?;
     ensure!(dead < Duration::from_secs(11), "the token was dead after {dead:?} only");
     tell.shown(format!("401 after {:.1} s (the API server's token cache holds up to 10 s)", dead.as_secs_f64()));
 
@@ -269,7 +294,11 @@ async fn ends(bed: &Bed, tell: &Teller) -> Result<()> {
     .await?;
     tell.shown(format!("2 of 2 tasks without authority after {} ms", gone.as_millis()));
     for name in ["report", "third"] {
-        let reason = bed::wait("the task to say why it ended", LIMIT, || async { tasks.get(name).await.ok()?.status?.ended_at.as_ref()?; tasks.get(name).await.ok()?.status?.reason }).await?;
+        let reason = bed::wait("the task to say why it ended", LIMIT, || async {
+            tasks.get(name).await.ok()?.status?.ended_at.as_ref()?;
+            tasks.get(name).await.ok()?.status?.reason
+        })
+        .await?;
         ensure!(reason == "AgentSuspended", "task {name} ended with reason {reason}");
         tell.shown(format!("task {name}: Ended, reason {reason}"));
     }
@@ -285,7 +314,10 @@ async fn ends(bed: &Bed, tell: &Teller) -> Result<()> {
     let reader = bed.token_client(&token(bed, "short").await?)?;
     ensure!(read(&reader, "ledger-config").await? == 200, "the short task's token does not work");
     let created = tasks.get("short").await?.metadata.creation_timestamp.context("a time of creation")?.0;
-    until("the short task to lose its authority", Instant::now(), || async { read(&reader, "ledger-config").await.is_ok_and(|code| code != 200) }).await?;
+    until("the short task to lose its authority", Instant::now(), || async {
+        read(&reader, "ledger-config").await.is_ok_and(|code| code != 200)
+    })
+    .await?;
     let lived = jiff::Timestamp::now().duration_since(created);
     ensure!((4.0..8.0).contains(&lived.as_secs_f64()), "it lived {lived}");
     tell.shown(format!("ttl 5s: without authority {:.1} s after its creation", lived.as_secs_f64()));

@@ -67,7 +67,9 @@ enum Outcome {
 /// Runs one command and says how it ended.
 pub fn run(cli: Cli) -> ExitCode {
     let level = if matches!(cli.command, Command::Run(_)) { telemetry::DEFAULT } else { "warn" };
-    let result = telemetry::start(cli.log_format, cli.log.as_deref().unwrap_or(level)).map_err(anyhow::Error::from).and_then(|()| dispatch(cli.command));
+    let result = telemetry::start(cli.log_format, cli.log.as_deref().unwrap_or(level))
+        .map_err(anyhow::Error::from)
+        .and_then(|()| dispatch(cli.command));
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
@@ -104,7 +106,9 @@ fn one_line(error: &anyhow::Error) -> String {
 
 /// `mandate … | head` is no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe))
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe))
 }
 
 /// A runtime for commands that wait for a cluster.

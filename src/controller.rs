@@ -84,7 +84,13 @@ pub enum ControllerError {
 ///
 /// # Errors
 /// [`ControllerError`]: the process should end and be started anew.
-pub async fn run(client: Client, instance: String, metrics: Arc<Metrics>, ready: Handle, stop: Stop) -> Result<(), ControllerError> {
+pub async fn run(
+    client: Client,
+    instance: String,
+    metrics: Arc<Metrics>,
+    ready: Handle,
+    stop: Stop,
+) -> Result<(), ControllerError> {
     let (changed, changes) = mpsc::channel::<ObjectRef<AgentTask>>(QUEUE);
     let (tasks, task_writer) = reflector::store::<AgentTask>();
     let (identities, identity_watch) = known::<AgentIdentity>(&client, &tasks, &changed, |task, identity| {
@@ -93,17 +99,26 @@ pub async fn run(client: Client, instance: String, metrics: Arc<Metrics>, ready:
     let (scopes, scope_watch) = known::<TaskScope>(&client, &tasks, &changed, |task, scope| {
         task.spec.scope == scope.name_any() && task.namespace() == scope.namespace()
     });
-    let (policies, policy_watch) = known::<AgentPolicy>(&client, &tasks, &changed, |task, policy| task.namespace() == policy.namespace());
-    let (cluster_policies, cluster_policy_watch) =
-        known::<ClusterAgentPolicy>(&client, &tasks, &changed, |task, policy| policy.spec.holds_in(&task.namespace().unwrap_or_default()));
+    let (policies, policy_watch) =
+        known::<AgentPolicy>(&client, &tasks, &changed, |task, policy| task.namespace() == policy.namespace());
+    let (cluster_policies, cluster_policy_watch) = known::<ClusterAgentPolicy>(&client, &tasks, &changed, |task, policy| {
+        policy.spec.holds_in(&task.namespace().unwrap_or_default())
+    });
     let (service_accounts, roles, bindings) = (Facts::default(), Facts::default(), Facts::default());
     let (accounts_synced, accounts_are) = oneshot::channel();
     let (roles_synced, roles_are) = oneshot::channel();
     let (bindings_synced, bindings_are) = oneshot::channel();
-    let account_watch = observe::watch::<ServiceAccount>(client.clone(), service_accounts.clone(), |_| 1, changed.clone(), accounts_synced);
-    let role_watch =
-        observe::watch::<Role>(client.clone(), roles.clone(), |role| grant::digest_of_role(role.rules.as_deref().unwrap_or_default()), changed.clone(), roles_synced);
-    let binding_watch = observe::watch::<RoleBinding>(client.clone(), bindings.clone(), observe::binding_digest, changed, bindings_synced);
+    let account_watch =
+        observe::watch::<ServiceAccount>(client.clone(), service_accounts.clone(), |_| 1, changed.clone(), accounts_synced);
+    let role_watch = observe::watch::<Role>(
+        client.clone(),
+        roles.clone(),
+        |role| grant::digest_of_role(role.rules.as_deref().unwrap_or_default()),
+        changed.clone(),
+        roles_synced,
+    );
+    let binding_watch =
+        observe::watch::<RoleBinding>(client.clone(), bindings.clone(), observe::binding_digest, changed, bindings_synced);
     let context = Arc::new(Context {
         client: client.clone(),
         clock: Clock::default(),

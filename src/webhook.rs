@@ -66,10 +66,7 @@ struct Shop {
 /// The routes `/validate` and `/mutate`.
 pub fn router(webhook: Webhook) -> Router {
     let shop = Arc::new(Shop { webhook, room: Semaphore::new(ROOM) });
-    Router::new()
-        .route("/validate", post(validate))
-        .route("/mutate", post(change))
-        .with_state(shop)
+    Router::new().route("/validate", post(validate)).route("/mutate", post(change)).with_state(shop)
 }
 
 /// The parts of an AdmissionReview that are looked at, borrowed from its body.
@@ -161,7 +158,9 @@ fn read(body: &[u8]) -> Result<Request<'_>, Box<Response>> {
     match serde_json::from_slice::<Envelope<'_>>(body) {
         Ok(envelope) => Ok(envelope.request),
         // Without the uid there is no review to answer: the API server applies failurePolicy.
-        Err(error) => Err(Box::new((StatusCode::BAD_REQUEST, format!("this is not an AdmissionReview of admission.k8s.io/v1: {error}")).into_response())),
+        Err(error) => Err(Box::new(
+            (StatusCode::BAD_REQUEST, format!("this is not an AdmissionReview of admission.k8s.io/v1: {error}")).into_response(),
+        )),
     }
 }
 
@@ -232,7 +231,10 @@ async fn body(shop: &Shop, request: axum::extract::Request) -> Result<Body<'_>, 
         return Err((StatusCode::PAYLOAD_TOO_LARGE, "this is larger than any AdmissionReview"));
     }
     let Ok(room) = shop.room.try_acquire_many(length) else {
-        return Err((StatusCode::SERVICE_UNAVAILABLE, "Mandate's webhook has as many reviews under way as it can take; try again"));
+        return Err((
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Mandate's webhook has as many reviews under way as it can take; try again",
+        ));
     };
     let read = axum::body::to_bytes(request.into_body(), length as usize);
     match tokio::time::timeout(LONGEST, read).await {
@@ -270,7 +272,10 @@ async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, requ
                 verdict = Verdict::new(findings);
             }
             failed => {
-                let cause = failed.map_or_else(|_| "no answer in time".to_owned(), |failed| failed.err().map(|e| e.to_string()).unwrap_or_default());
+                let cause = failed.map_or_else(
+                    |_| "no answer in time".to_owned(),
+                    |failed| failed.err().map(|e| e.to_string()).unwrap_or_default(),
+                );
                 warn!(cause, "the API server could not be asked who holds what");
                 let text = "Mandate could not ask the API server who holds what this object grants; try again".to_owned();
                 return done(&shop, &request, started, Outcome::Error, Answer::refuse(uid, 503, "ServiceUnavailable", text));
@@ -307,7 +312,10 @@ fn ids(verdict: &Verdict, severity: Severity) -> String {
 }
 
 fn warning(finding: &Finding) -> String {
-    format!("[{}] {}: {} ({})", finding.rule, finding.path, finding.message, finding.policy).chars().take(LONGEST_WARNING).collect()
+    format!("[{}] {}: {} ({})", finding.rule, finding.path, finding.message, finding.policy)
+        .chars()
+        .take(LONGEST_WARNING)
+        .collect()
 }
 
 fn review<'a>(request: &'a Request<'a>, operation: Operation, user: &'a crate::api::Requester) -> Review<'a> {
@@ -349,7 +357,10 @@ async fn change(State(shop): State<Arc<Shop>>, request: axum::extract::Request) 
                     answer.patch = Some(base64::engine::general_purpose::STANDARD.encode(patch));
                     answer.patch_type = Some("JSONPatch");
                 }
-                Err(_) => answer = Answer::refuse(request.uid.clone(), 500, "InternalError", "the changes could not be written".to_owned()),
+                Err(_) => {
+                    answer =
+                        Answer::refuse(request.uid.clone(), 500, "InternalError", "the changes could not be written".to_owned())
+                }
             }
         }
     }

@@ -113,7 +113,8 @@ impl Stat {
 
 /// CPU time of this process and everything it started, so far.
 fn of_us() -> Duration {
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pids =
+        fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let all: HashMap<u32, Stat> = pids.filter_map(|pid| Some((pid, Stat::read(pid)?))).collect();
     let mut ours = HashSet::from([std::process::id()]);
     loop {
@@ -129,7 +130,8 @@ fn of_us() -> Duration {
 /// CPU time of the whole machine so far, without idling.
 fn of_machine() -> Duration {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks: Vec<u32> = text.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let ticks: Vec<u32> =
+        text.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal …
     ticks.iter().take(8).enumerate().filter(|(place, _)| !matches!(place, 3 | 4)).map(|(_, ticks)| TICK * *ticks).sum()
 }
@@ -158,7 +160,8 @@ impl Others {
 /// The machine, in one line.
 pub fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown CPU", |(_, name)| name);
+    let model =
+        cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown CPU", |(_, name)| name);
     let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
     let memory = field("/proc/meminfo", "MemTotal:") as f64 / f64::from(1 << 30);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

@@ -93,7 +93,8 @@ fn pod(task: Task<'_>, holds: Holds, name: &str, variables: usize) -> Value {
         ]}}));
     } else {
         volumes.push(json!({"name": "keys", "secret": {"secretName": "crm-api", "defaultMode": 420}}));
-        volumes.push(json!({"name": "mixed", "projected": {"defaultMode": 420, "sources": [{"secret": {"name": "ledger-api"}}]}}));
+        volumes
+            .push(json!({"name": "mixed", "projected": {"defaultMode": 420, "sources": [{"secret": {"name": "ledger-api"}}]}}));
     }
     json!({
         "kind": "Pod", "apiVersion": "v1", "metadata": metadata,
@@ -119,13 +120,21 @@ fn pod(task: Task<'_>, holds: Holds, name: &str, variables: usize) -> Value {
 }
 
 fn container(name: &str, holds: Holds, variables: usize) -> Value {
-    let mut env: Vec<Value> = (0..variables).map(|n| json!({"name": variable(n), "value": format!("value of variable {n} of container {name}")})).collect();
+    let mut env: Vec<Value> = (0..variables)
+        .map(|n| json!({"name": variable(n), "value": format!("value of variable {n} of container {name}")}))
+        .collect();
     env.push(json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}));
     env.push(json!({"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": "invoice-agent-config", "key": "mode"}}}));
-    let mut mounts = vec![json!({"name": "work", "mountPath": "/work"}), json!({"name": "tmp", "mountPath": "/tmp"}), json!({"name": "config", "readOnly": true, "mountPath": "/etc/agent"})];
+    let mut mounts = vec![
+        json!({"name": "work", "mountPath": "/work"}),
+        json!({"name": "tmp", "mountPath": "/tmp"}),
+        json!({"name": "config", "readOnly": true, "mountPath": "/etc/agent"}),
+    ];
     let mut env_from = vec![json!({"configMapRef": {"name": "invoice-agent-env"}})];
     if holds == Holds::Task {
-        mounts.push(json!({"name": "mandate-task-credentials", "readOnly": true, "mountPath": "/var/run/secrets/mandate.dev/task"}));
+        mounts.push(
+            json!({"name": "mandate-task-credentials", "readOnly": true, "mountPath": "/var/run/secrets/mandate.dev/task"}),
+        );
         mounts.push(json!({"name": "mandate-kubernetes-api", "readOnly": true, "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}));
     } else {
         env.push(json!({"name": "API_KEY", "valueFrom": {"secretKeyRef": {"name": "crm-api", "key": "token"}}}));
@@ -154,7 +163,8 @@ fn variable(n: usize) -> String {
 fn fields(variables: usize) -> Value {
     let own = || json!({".": {}, "f:name": {}, "f:value": {}});
     let container = |variables: usize| {
-        let mut env = json!({".": {}, "k:{\"name\":\"POD_NAME\"}": {".": {}, "f:name": {}, "f:valueFrom": {".": {}, "f:fieldRef": {}}}});
+        let mut env =
+            json!({".": {}, "k:{\"name\":\"POD_NAME\"}": {".": {}, "f:name": {}, "f:valueFrom": {".": {}, "f:fieldRef": {}}}});
         (0..variables).for_each(|n| env[format!("k:{{\"name\":\"{}\"}}", variable(n))] = own());
         json!({
             ".": {}, "f:args": {}, "f:env": env, "f:envFrom": {}, "f:image": {}, "f:imagePullPolicy": {}, "f:name": {},

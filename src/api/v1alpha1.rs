@@ -7,8 +7,8 @@ mod task_scope;
 
 pub use agent_identity::{ActsFor, AgentIdentity, AgentIdentitySpec, AgentIdentityStatus};
 pub use agent_policy::{
-    Action, AgentPolicy, AgentPolicySpec, AllowedSecretKey, ClusterAgentPolicy, ClusterAgentPolicySpec, Guardrails, Mode, Profile,
-    RuleSetting, Workloads,
+    Action, AgentPolicy, AgentPolicySpec, AllowedSecretKey, ClusterAgentPolicy, ClusterAgentPolicySpec, Guardrails, Mode,
+    Profile, RuleSetting, Workloads,
 };
 pub use agent_task::{
     AcceptedRisk, AgentTask, AgentTaskSpec, AgentTaskStatus, End, EndReason, Grant, IssuedCredential, Narrowing, Person, Phase,
@@ -45,7 +45,9 @@ fn polish(value: &mut Value) {
                 match (name.as_str(), &mut *member) {
                     // Lines of the source are no lines of the text: `kubectl explain` breaks
                     // them anew.
-                    ("description", Value::String(text)) => *text = text.replace("\n\n", "\0").replace('\n', " ").replace('\0', "\n\n"),
+                    ("description", Value::String(text)) => {
+                        *text = text.replace("\n\n", "\0").replace('\n', " ").replace('\0', "\n\n")
+                    }
                     // What is no duration has no length: one error is enough.
                     ("rule", Value::String(rule)) if rule.contains("duration(self)") => {
                         *rule = format!("!self.matches('{}') || ({rule})", duration_pattern());

@@ -7,8 +7,8 @@ mod rule;
 mod rule_name;
 
 pub use condition::{Condition, Conditions};
-pub use duration::{Duration, ParseDurationError};
 pub(super) use duration::pattern as duration_pattern;
+pub use duration::{Duration, ParseDurationError};
 pub use owner::Owner;
-pub use rule_name::{RULE_NAMES, RuleName, UnknownRule};
 pub use rule::{KubernetesRule, Permission, TooManyPermissions, covers, permissions};
+pub use rule_name::{RULE_NAMES, RuleName, UnknownRule};

@@ -22,7 +22,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let Some(rule) = rule::find(id) else {
         anyhow::bail!("there is no rule `{id}`; `mandate explain` lists them");
     };
-    writeln!(out, "{}  (refused from profile {} on; since {})\n\nFinds: {}\n\nWhy: {}\n\nInstead: {}", rule.id, level(rule.level), rule.since, rule.what, rule.why, rule.fix)?;
+    writeln!(
+        out,
+        "{}  (refused from profile {} on; since {})\n\nFinds: {}\n\nWhy: {}\n\nInstead: {}",
+        rule.id,
+        level(rule.level),
+        rule.since,
+        rule.what,
+        rule.why,
+        rule.fix
+    )?;
     for reference in rule.references {
         writeln!(out, "\nSee: {reference}")?;
     }

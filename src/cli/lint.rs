@@ -46,8 +46,17 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         let name = object["metadata"]["name"].as_str().unwrap_or("?");
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
         let user = Requester::default();
-        let review =
-            Review { operation: Operation::Create, group, resource, subresource: "", namespace, name, user: &user, object: &value, old: None };
+        let review = Review {
+            operation: Operation::Create,
+            group,
+            resource,
+            subresource: "",
+            namespace,
+            name,
+            user: &user,
+            object: &value,
+            old: None,
+        };
         // INVARIANT: what `judged` lets through is judged without a task or a time: a pod's
         // task cannot be known from a file, so its label is left to the cluster.
         let verdict = admit::admit(&world, &review, jiff::Timestamp::UNIX_EPOCH);
@@ -62,7 +71,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
                     "warn"
                 }
             };
-            writeln!(out, "{}: {word}: {resource} {namespace}/{name}: [{}] {}: {}", document.file, finding.rule, finding.path, finding.message)?;
+            writeln!(
+                out,
+                "{}: {word}: {resource} {namespace}/{name}: [{}] {}: {}",
+                document.file, finding.rule, finding.path, finding.message
+            )?;
             if !finding.help.is_empty() {
                 writeln!(out, "  help: {}", finding.help)?;
             }

@@ -48,7 +48,8 @@ fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     entries.sort();
     let mut found = vec![];
     for entry in entries {
-        let is_manifest = entry.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| ["yaml", "yml", "json"].contains(&ending));
+        let is_manifest =
+            entry.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| ["yaml", "yml", "json"].contains(&ending));
         // A link to a directory could lead back up.
         if entry.is_dir() && !entry.is_symlink() {
             found.extend(files(&entry)?);

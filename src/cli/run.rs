@@ -131,7 +131,12 @@ impl Process {
     }
 }
 
-async fn process(common: Common, impersonate: bool, controller: Option<ControllerArgs>, webhook: Option<WebhookArgs>) -> anyhow::Result<()> {
+async fn process(
+    common: Common,
+    impersonate: bool,
+    controller: Option<ControllerArgs>,
+    webhook: Option<WebhookArgs>,
+) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::register(&mut registry));
@@ -179,7 +184,14 @@ async fn work(process: &Process, args: ControllerArgs) -> anyhow::Result<()> {
         return Ok(controller::run(client.clone(), instance, metrics.clone(), ready, stop.clone()).await?);
     }
     let mut ready = Some(ready);
-    let mut hold = std::pin::pin!(lease::hold(client.clone(), &common.namespace, install::CONTROLLER, &instance, lease::Timings::default(), stop.clone()));
+    let mut hold = std::pin::pin!(lease::hold(
+        client.clone(),
+        &common.namespace,
+        install::CONTROLLER,
+        &instance,
+        lease::Timings::default(),
+        stop.clone()
+    ));
     let held = tokio::select! {
         held = &mut hold => held,
         () = tokio::time::sleep(STANDBY_AFTER) => {
@@ -202,8 +214,10 @@ async fn work(process: &Process, args: ControllerArgs) -> anyhow::Result<()> {
 async fn review(process: &Process, args: WebhookArgs) -> anyhow::Result<()> {
     let Process { common, impersonate: _, metrics, readiness, stop } = process;
     let client = process.client(install::WEBHOOK).await?;
-    let controller = args.controller_user.unwrap_or_else(|| format!("system:serviceaccount:{}:{}", common.namespace, install::CONTROLLER));
-    let shared = Arc::new(RwLock::new(World { controller, guarded: common.guarded.iter().cloned().collect(), ..World::default() }));
+    let controller =
+        args.controller_user.unwrap_or_else(|| format!("system:serviceaccount:{}:{}", common.namespace, install::CONTROLLER));
+    let shared =
+        Arc::new(RwLock::new(World { controller, guarded: common.guarded.iter().cloned().collect(), ..World::default() }));
     let settings = match (args.cert_file, args.key_file) {
         (Some(cert), Some(key)) => Settings::Files(Files::new(cert, key)),
         _ => {
@@ -222,8 +236,20 @@ async fn review(process: &Process, args: WebhookArgs) -> anyhow::Result<()> {
     };
     let serving = Serving::new();
     let listener = listen(args.listen).await?;
-    let app = webhook::router(Webhook { world: shared.clone(), client: client.clone(), clock: Clock::default(), metrics: metrics.clone() });
-    let certificates = certificate::keep(client.clone(), settings, serving.clone(), metrics.clone(), readiness.handle("certificate"), stop.clone());
+    let app = webhook::router(Webhook {
+        world: shared.clone(),
+        client: client.clone(),
+        clock: Clock::default(),
+        metrics: metrics.clone(),
+    });
+    let certificates = certificate::keep(
+        client.clone(),
+        settings,
+        serving.clone(),
+        metrics.clone(),
+        readiness.handle("certificate"),
+        stop.clone(),
+    );
     let known = world::keep(client.clone(), shared, readiness);
     let served = serve::https(listener, app, serving, stop.clone(), Limits::default());
     tokio::select! {

@@ -177,7 +177,12 @@ fn phase(task: &AgentTask) -> Phase {
 
 /// Follows a task until its phase is as wanted, telling each condition as it comes. None
 /// where that does not happen in time.
-async fn follow(api: &Api<AgentTask>, name: &str, limit: Duration, wanted: fn(Phase) -> bool) -> anyhow::Result<Option<AgentTask>> {
+async fn follow(
+    api: &Api<AgentTask>,
+    name: &str,
+    limit: Duration,
+    wanted: fn(Phase) -> bool,
+) -> anyhow::Result<Option<AgentTask>> {
     let watch = async {
         let one = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let mut stream = std::pin::pin!(watcher(api.clone(), one).default_backoff().applied_objects());
@@ -216,7 +221,12 @@ fn show(task: &AgentTask, output: Output) -> anyhow::Result<()> {
             let status = task.status.clone().unwrap_or_default();
             let spec = &task.spec;
             writeln!(out, "Task        {}/{}", task.namespace().unwrap_or_default(), task.name_any())?;
-            writeln!(out, "Phase       {:?} ({})", phase(task), status.reason.as_deref().unwrap_or("not seen by the controller yet"))?;
+            writeln!(
+                out,
+                "Phase       {:?} ({})",
+                phase(task),
+                status.reason.as_deref().unwrap_or("not seen by the controller yet")
+            )?;
             writeln!(out, "Agent       {} with scope {}", spec.agent, spec.scope)?;
             writeln!(out, "Objective   {}", spec.objective)?;
             if let Some(requester) = &spec.requested_by {
@@ -231,7 +241,11 @@ fn show(task: &AgentTask, output: Output) -> anyhow::Result<()> {
                 (None, None) => {}
             }
             for credential in &status.credentials {
-                let audience = credential.audience.as_deref().unwrap_or(if credential.expires_at.is_some() { "the API server" } else { "static secret" });
+                let audience = credential.audience.as_deref().unwrap_or(if credential.expires_at.is_some() {
+                    "the API server"
+                } else {
+                    "static secret"
+                });
                 let fate = match &credential.expires_at {
                     _ if status.ended_at.is_some() => "taken back".to_owned(),
                     Some(at) => format!("expires {}", at.0),
@@ -240,7 +254,11 @@ fn show(task: &AgentTask, output: Output) -> anyhow::Result<()> {
                 writeln!(out, "Credential  {} for {audience}, {fate}", credential.name)?;
             }
             for risk in &status.accepted_risks {
-                writeln!(out, "Risk        {} is a copy of Secret {}: accepted by {} ({}): {}", risk.credential, risk.secret_name, risk.owner.team, risk.owner.contact, risk.reason)?;
+                writeln!(
+                    out,
+                    "Risk        {} is a copy of Secret {}: accepted by {} ({}): {}",
+                    risk.credential, risk.secret_name, risk.owner.team, risk.owner.contact, risk.reason
+                )?;
             }
             if phase(task) == Phase::Active {
                 writeln!(out, "Secret      {}", status.secret.as_deref().unwrap_or("-"))?;
@@ -284,7 +302,8 @@ async fn get(args: Get) -> anyhow::Result<Outcome> {
             Output::Name => writeln!(out, "{}", task.name_any())?,
             _ => {
                 let status = task.status.clone().unwrap_or_default();
-                let expires = status.expires_at.filter(|_| status.ended_at.is_none()).map_or_else(|| "-".to_owned(), |at| left(at.0));
+                let expires =
+                    status.expires_at.filter(|_| status.ended_at.is_none()).map_or_else(|| "-".to_owned(), |at| left(at.0));
                 let (name, phase, reason) = (task.name_any(), format!("{:?}", phase(task)), status.reason.unwrap_or_default());
                 writeln!(out, "{}", row([&name, &task.spec.agent, &task.spec.scope, &phase, &reason, &expires]))?;
             }
@@ -317,11 +336,15 @@ async fn end(args: End) -> anyhow::Result<Outcome> {
     if args.wait == 0 {
         return Ok(Outcome::Done);
     }
-    let over = follow(&api, &args.name, Duration::from_secs(args.wait), |phase| matches!(phase, Phase::Ended | Phase::Refused)).await?;
+    let over =
+        follow(&api, &args.name, Duration::from_secs(args.wait), |phase| matches!(phase, Phase::Ended | Phase::Refused)).await?;
     match over {
         Some(_) => Ok(Outcome::Done),
         None => {
-            eprintln!("task `{}` is asked to end, and its authority is not yet taken back after {} s; is the controller running?", args.name, args.wait);
+            eprintln!(
+                "task `{}` is asked to end, and its authority is not yet taken back after {} s; is the controller running?",
+                args.name, args.wait
+            );
             Ok(Outcome::No)
         }
     }

@@ -97,7 +97,13 @@ impl<'a> Work<'a> {
     #[must_use]
     pub fn new(writer: Writer<'a>, task: &'a AgentTask) -> Self {
         let owner = owner_reference(task);
-        Self { writer, task, namespace: task.namespace().unwrap_or_default(), owns: names::of_task(&task.name_any(), &owner.uid), owner }
+        Self {
+            writer,
+            task,
+            namespace: task.namespace().unwrap_or_default(),
+            owns: names::of_task(&task.name_any(), &owner.uid),
+            owner,
+        }
     }
 
     /// Carries out steps in their order and gives back what was issued.
@@ -135,7 +141,10 @@ impl<'a> Work<'a> {
                         rest.push(*next);
                         steps.next();
                     }
-                    join_all(rest.into_iter().map(|object| self.take_one(object))).await.into_iter().collect::<Result<(), _>>()?;
+                    join_all(rest.into_iter().map(|object| self.take_one(object)))
+                        .await
+                        .into_iter()
+                        .collect::<Result<(), _>>()?;
                 }
                 Step::Release => self.release().await?,
                 Step::Forget => self.forget().await?,
@@ -157,12 +166,15 @@ impl<'a> Work<'a> {
     async fn role(&self, rules: &[KubernetesRule]) -> Result<(), ApplyError> {
         let rules: Vec<PolicyRule> = rules.iter().map(PolicyRule::from).collect();
         let role = Role { metadata: self.meta(), rules: Some(rules.clone()) };
-        self.writer.ensure(&role, &self.owner, &[json!({"op": "add", "path": "/rules", "value": rules})], "making the Role").await?;
+        self.writer
+            .ensure(&role, &self.owner, &[json!({"op": "add", "path": "/rules", "value": rules})], "making the Role")
+            .await?;
         Ok(())
     }
 
     async fn service_account(&self) -> Result<Ensured, ApplyError> {
-        let account = ServiceAccount { metadata: self.meta(), automount_service_account_token: Some(false), ..ServiceAccount::default() };
+        let account =
+            ServiceAccount { metadata: self.meta(), automount_service_account_token: Some(false), ..ServiceAccount::default() };
         let keep = [json!({"op": "add", "path": "/automountServiceAccountToken", "value": false})];
         self.writer.ensure(&account, &self.owner, &keep, "making the ServiceAccount").await
     }
@@ -176,10 +188,21 @@ impl<'a> Work<'a> {
         }];
         let binding = RoleBinding {
             metadata: self.meta(),
-            role_ref: RoleRef { api_group: Some("rbac.authorization.k8s.io".into()), kind: "Role".into(), name: self.owns.clone() },
+            role_ref: RoleRef {
+                api_group: Some("rbac.authorization.k8s.io".into()),
+                kind: "Role".into(),
+                name: self.owns.clone(),
+            },
             subjects: Some(subjects.clone()),
         };
-        self.writer.ensure(&binding, &self.owner, &[json!({"op": "add", "path": "/subjects", "value": subjects})], "making the RoleBinding").await?;
+        self.writer
+            .ensure(
+                &binding,
+                &self.owner,
+                &[json!({"op": "add", "path": "/subjects", "value": subjects})],
+                "making the RoleBinding",
+            )
+            .await?;
         Ok(())
     }
 
@@ -191,12 +214,14 @@ impl<'a> Work<'a> {
 
     async fn fill(&self, fill: &Fill, secret_uid: &str, now: Timestamp) -> Result<Vec<IssuedCredential>, ApplyError> {
         let minted = try_join_all(fill.mint.iter().map(|mint| async move {
-            let minted = token::mint(self.writer.client, &self.namespace, &self.owns, &self.task.spec.agent, secret_uid, mint).await?;
+            let minted =
+                token::mint(self.writer.client, &self.namespace, &self.owns, &self.task.spec.agent, secret_uid, mint).await?;
             self.writer.metrics.minted();
             self.writer.metrics.wrote(Verb::Create, metrics::Resource::ServiceAccountTokens);
             Ok::<_, ApplyError>((mint, minted))
         }));
-        let copied = try_join_all(fill.copy.iter().map(|(name, key)| async move { Ok::<_, ApplyError>((name, self.copy(key).await?)) }));
+        let copied =
+            try_join_all(fill.copy.iter().map(|(name, key)| async move { Ok::<_, ApplyError>((name, self.copy(key).await?)) }));
         let (minted, copied) = futures::future::try_join(minted, copied).await?;
         let mut data: BTreeMap<&str, SecretString> = BTreeMap::new();
         let mut issued = vec![];
@@ -212,11 +237,20 @@ impl<'a> Work<'a> {
         }
         for (name, value) in copied {
             data.insert(name, encode(value.expose_secret()));
-            issued.push(IssuedCredential { name: name.clone(), audience: None, token_id: None, issued_at: Time(now), expires_at: None });
+            issued.push(IssuedCredential {
+                name: name.clone(),
+                audience: None,
+                token_id: None,
+                issued_at: Time(now),
+                expires_at: None,
+            });
         }
         let data: BTreeMap<&str, &str> = data.iter().map(|(name, value)| (*name, value.expose_secret())).collect();
         let write = json!({"op": "add", "path": "/data", "value": data});
-        self.writer.change::<Secret>(&self.namespace, &self.owns, &self.owner, &[write]).await.map_err(|error| refusal(error, &self.owns, "writing the credentials"))?;
+        self.writer
+            .change::<Secret>(&self.namespace, &self.owns, &self.owner, &[write])
+            .await
+            .map_err(|error| refusal(error, &self.owns, "writing the credentials"))?;
         Ok(issued)
     }
 
@@ -226,12 +260,17 @@ impl<'a> Work<'a> {
         let mut secret = api.get(&key.secret_name).await.map_err(|error| match &error {
             kube::Error::Api(status) if status.is_forbidden() => ApplyError::Refused(Because::new(
                 Reason::SecretKeyNotAllowed,
-                format!("Mandate may not read Secret `{}`; a cluster administrator can name it in secretKeys of the installation", key.secret_name),
+                format!(
+                    "Mandate may not read Secret `{}`; a cluster administrator can name it in secretKeys of the installation",
+                    key.secret_name
+                ),
             )),
             _ => ApplyError::failed("reading the Secret to copy from")(error),
         })?;
         let value = secret.data.as_mut().and_then(|data| data.remove(&key.key));
-        value.map(|bytes| SecretBox::new(Box::new(bytes.0))).ok_or_else(|| ApplyError::NoKey { secret: key.secret_name.clone(), key: key.key.clone() })
+        value
+            .map(|bytes| SecretBox::new(Box::new(bytes.0)))
+            .ok_or_else(|| ApplyError::NoKey { secret: key.secret_name.clone(), key: key.key.clone() })
     }
 
     async fn take_one(&self, object: Object) -> Result<(), ApplyError> {
@@ -251,7 +290,11 @@ impl<'a> Work<'a> {
         let api: Api<K> = Api::namespaced(self.writer.client.clone(), &self.namespace);
         let Some(found) = api.get_metadata_opt(&self.owns).await.map_err(ApplyError::failed(doing))? else { return Ok(()) };
         if !belongs(&found.metadata, &self.owner) {
-            warn!(namespace = self.namespace, name = self.owns, "an object with the name of a task's is not the task's, and stays");
+            warn!(
+                namespace = self.namespace,
+                name = self.owns,
+                "an object with the name of a task's is not the task's, and stays"
+            );
             return Ok(());
         }
         self.writer.delete(&api, &self.owns, found.metadata.uid, doing).await
@@ -265,7 +308,11 @@ impl<'a> Work<'a> {
             Ok(uid) => self.writer.delete(&api, &self.owns, Some(uid), DOING).await,
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             Err(kube::Error::Api(status)) if status.is_invalid() || is_by_policy(&status) => {
-                warn!(namespace = self.namespace, name = self.owns, "a secret with the name of a task's is not the task's, and stays");
+                warn!(
+                    namespace = self.namespace,
+                    name = self.owns,
+                    "a secret with the name of a task's is not the task's, and stays"
+                );
                 Ok(())
             }
             Err(error) => Err(ApplyError::failed(DOING)(error)),
@@ -274,7 +321,9 @@ impl<'a> Work<'a> {
 
     /// Takes the finalizer off the task.
     async fn release(&self) -> Result<(), ApplyError> {
-        let Some(place) = self.task.finalizers().iter().position(|finalizer| finalizer == names::FINALIZER) else { return Ok(()) };
+        let Some(place) = self.task.finalizers().iter().position(|finalizer| finalizer == names::FINALIZER) else {
+            return Ok(());
+        };
         let path = format!("/metadata/finalizers/{place}");
         let patch = [json!({"op": "test", "path": path, "value": names::FINALIZER}), json!({"op": "remove", "path": path})];
         let api: Api<AgentTask> = Api::namespaced(self.writer.client.clone(), &self.namespace);
@@ -376,7 +425,13 @@ impl Writer<'_> {
 
     /// Changes an object only if its first owner is ours; the API server checks both in one.
     /// Gives back its UID.
-    async fn change<K>(&self, namespace: &str, name: &str, owner: &OwnerReference, operations: &[Value]) -> Result<String, kube::Error>
+    async fn change<K>(
+        &self,
+        namespace: &str,
+        name: &str,
+        owner: &OwnerReference,
+        operations: &[Value],
+    ) -> Result<String, kube::Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -390,7 +445,13 @@ impl Writer<'_> {
 
     /// Makes an object, or where one stands already that is ours, brings it to what it should
     /// be.
-    async fn ensure<K>(&self, object: &K, owner: &OwnerReference, keep: &[Value], doing: &'static str) -> Result<Ensured, ApplyError>
+    async fn ensure<K>(
+        &self,
+        object: &K,
+        owner: &OwnerReference,
+        keep: &[Value],
+        doing: &'static str,
+    ) -> Result<Ensured, ApplyError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
@@ -437,13 +498,20 @@ fn refusal(error: kube::Error, name: &str, doing: &'static str) -> ApplyError {
     let because = if status.is_forbidden() && status.message.contains("attempting to grant RBAC permissions not currently held") {
         // The API server lists what is missing, one rule a line, after the first line.
         let missing: Vec<&str> = status.message.lines().skip(1).map(str::trim).collect();
-        let message = format!("the scope is beyond the cluster's ceiling: Mandate's controller does not hold {}; a cluster administrator can add it to ceiling.rules", missing.join(", "));
+        let message = format!(
+            "the scope is beyond the cluster's ceiling: Mandate's controller does not hold {}; a cluster administrator can add it to ceiling.rules",
+            missing.join(", ")
+        );
         Because::new(Reason::BeyondCeiling, message)
     } else if status.is_forbidden() && !is_by_policy(status) {
-        let message = format!("Mandate may not work in this namespace ({}); the platform can add it to guardedNamespaces", status.message);
+        let message =
+            format!("Mandate may not work in this namespace ({}); the platform can add it to guardedNamespaces", status.message);
         Because::new(Reason::NamespaceNotGuarded, message)
     } else if status.is_invalid() || status.is_forbidden() {
-        let message = format!("an object called `{name}` stands there that is not this task's, and is left alone ({}); delete it and create a new task", status.message);
+        let message = format!(
+            "an object called `{name}` stands there that is not this task's, and is left alone ({}); delete it and create a new task",
+            status.message
+        );
         Because::new(Reason::NameTaken, message)
     } else {
         return ApplyError::failed(doing)(error);

@@ -63,8 +63,13 @@ fn number(uid: &str) -> u128 {
 /// the task of every object that changes.
 ///
 /// `synced` is told once the first list is complete.
-pub async fn watch<K>(client: Client, facts: Facts, digest: fn(&K) -> u64, mut changed: mpsc::Sender<ObjectRef<AgentTask>>, synced: oneshot::Sender<()>)
-where
+pub async fn watch<K>(
+    client: Client,
+    facts: Facts,
+    digest: fn(&K) -> u64,
+    mut changed: mpsc::Sender<ObjectRef<AgentTask>>,
+    synced: oneshot::Sender<()>,
+) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let config = watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));

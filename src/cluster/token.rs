@@ -50,7 +50,14 @@ pub enum TokenError {
 ///
 /// # Errors
 /// [`TokenError`] where the API server gives none.
-pub async fn mint(client: &Client, namespace: &str, task: &str, agent: &str, secret_uid: &str, mint: &Mint) -> Result<Minted, TokenError> {
+pub async fn mint(
+    client: &Client,
+    namespace: &str,
+    task: &str,
+    agent: &str,
+    secret_uid: &str,
+    mint: &Mint,
+) -> Result<Minted, TokenError> {
     let account = match mint.subject {
         Subject::Task => task.to_owned(),
         Subject::Identity => names::of_agent(agent),
@@ -76,7 +83,9 @@ pub async fn mint(client: &Client, namespace: &str, task: &str, agent: &str, sec
         .map_err(|source| TokenError::Request { name: mint.name.clone(), account: account.clone(), source })?;
     let status = answer.status.unwrap_or_default();
     match (status.token, status.expiration_timestamp) {
-        (Some(token), Some(expires)) if !token.is_empty() => Ok(Minted { id: id(&token), token: token.into(), expires_at: expires.0 }),
+        (Some(token), Some(expires)) if !token.is_empty() => {
+            Ok(Minted { id: id(&token), token: token.into(), expires_at: expires.0 })
+        }
         _ => Err(TokenError::Empty { name: mint.name.clone(), account }),
     }
 }

@@ -11,8 +11,8 @@ use tracing::warn;
 
 use super::Context;
 use crate::api::{AgentIdentity, AgentIdentityStatus, Conditions, names};
-use crate::metrics::{self, Kind, Reconciled, Verb};
 use crate::cluster::apply::{self, ApplyError};
+use crate::metrics::{self, Kind, Reconciled, Verb};
 
 /// Why an identity could not be brought to where it should be.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,9 @@ async fn bring(identity: &AgentIdentity, context: &Context) -> Result<(Reconcile
     let now = context.clock.now();
     let old = identity.status.clone().unwrap_or_default();
     let mut conditions = Conditions::from(&old.conditions);
-    let mut set = |type_, status, reason: &str, message: &str| conditions.set(type_, status, reason, message, identity.metadata.generation, now);
+    let mut set = |type_, status, reason: &str, message: &str| {
+        conditions.set(type_, status, reason, message, identity.metadata.generation, now)
+    };
     let next = match &refusal {
         Some(because) => {
             set("Ready", false, because.reason.as_str(), &because.message);
@@ -92,7 +94,11 @@ async fn bring(identity: &AgentIdentity, context: &Context) -> Result<(Reconcile
     if refusal.is_none() {
         conditions.remove("Stalled");
     }
-    let status = AgentIdentityStatus { observed_generation: identity.metadata.generation, service_account: account, conditions: conditions.into_vec() };
+    let status = AgentIdentityStatus {
+        observed_generation: identity.metadata.generation,
+        service_account: account,
+        conditions: conditions.into_vec(),
+    };
     if identity.status.as_ref() == Some(&status) {
         return Ok((Reconciled::Unchanged, next));
     }

@@ -15,8 +15,8 @@ use crate::api::{AgentTask, AgentTaskStatus, ClusterAgentPolicySpec, Phase, Work
 use crate::cluster::apply::{ApplyError, Work};
 use crate::cluster::{ask, event};
 use crate::decide::check::is_over;
-use crate::metrics::{self, Kind, Reconciled, Verb};
 use crate::decide::grant::{self, Observed, Owned, Plan};
+use crate::metrics::{self, Kind, Reconciled, Verb};
 
 /// Why a task could not be brought to where it should be.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,9 @@ async fn bring(task: &AgentTask, context: &Context) -> Result<(Reconciled, Actio
         debug!(task = key(task), steps = plan.steps.len(), "steps were carried out");
     }
     let outcome = match &plan.report {
-        Some(report) if report.warning && plan.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Refused)) => Reconciled::Refused,
+        Some(report) if report.warning && plan.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Refused)) => {
+            Reconciled::Refused
+        }
         _ if plan.steps.is_empty() && plan.report.is_none() => Reconciled::Unchanged,
         _ => Reconciled::Changed,
     };
@@ -131,12 +133,24 @@ async fn judge(task: &AgentTask, context: &Context, now: jiff::Timestamp) -> Res
     let scope = context.scopes.get(&within(&task.spec.scope));
     let cluster = context.cluster_policies.state();
     let names: Vec<String> = cluster.iter().map(|policy| policy.name_any()).collect();
-    let mut policies: Vec<(&str, &ClusterAgentPolicySpec)> =
-        names.iter().map(String::as_str).zip(cluster.iter().map(|policy| &policy.spec)).filter(|(_, spec)| spec.holds_in(&namespace)).collect();
+    let mut policies: Vec<(&str, &ClusterAgentPolicySpec)> = names
+        .iter()
+        .map(String::as_str)
+        .zip(cluster.iter().map(|policy| &policy.spec))
+        .filter(|(_, spec)| spec.holds_in(&namespace))
+        .collect();
     policies.sort_by_key(|(name, _)| *name);
     let here = context.policies.state();
-    let workloads = here.iter().filter(|policy| policy.namespace().as_deref() == Some(&namespace)).filter_map(|policy| policy.spec.guardrails.workloads.as_ref().map(|workloads| workloads.max_token_ttl));
-    let most = policies.iter().filter_map(|(_, spec)| spec.guardrails.workloads.as_ref()).map(|workloads| workloads.max_token_ttl).chain(workloads).min();
+    let workloads = here
+        .iter()
+        .filter(|policy| policy.namespace().as_deref() == Some(&namespace))
+        .filter_map(|policy| policy.spec.guardrails.workloads.as_ref().map(|workloads| workloads.max_token_ttl));
+    let most = policies
+        .iter()
+        .filter_map(|(_, spec)| spec.guardrails.workloads.as_ref())
+        .map(|workloads| workloads.max_token_ttl)
+        .chain(workloads)
+        .min();
     let observed = Observed {
         identity: identity.as_deref(),
         scope: scope.as_deref(),
@@ -149,7 +163,9 @@ async fn judge(task: &AgentTask, context: &Context, now: jiff::Timestamp) -> Res
     if plan.ask.is_empty() {
         return Ok(plan);
     }
-    let answer = ask::ask(&context.client, &plan.ask).await.map_err(|source| TaskError::Ask { task: key(task), source: Box::new(source) })?;
+    let answer = ask::ask(&context.client, &plan.ask)
+        .await
+        .map_err(|source| TaskError::Ask { task: key(task), source: Box::new(source) })?;
     Ok(grant::plan(task, &Observed { answer: Some(&answer), ..observed }, now))
 }
 

@@ -61,19 +61,25 @@ pub fn admit(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
         (crate::api::GROUP, "taskscopes", "") => scope(world, review),
         // The other kinds of Mandate are held by their schemas alone.
         (crate::api::GROUP, "agentidentities" | "agentpolicies" | "clusteragentpolicies", "") => Verdict::default(),
-        (_, _, "") if workload::templates(review.object).is_empty() && On::of_resource(review.group, review.resource, "").is_none() => unknown_request(review),
-        (group, resource, subresource) if subresource.is_empty() || On::of_resource(group, resource, subresource).is_some() => other_verdict(world, review, now),
+        (_, _, "")
+            if workload::templates(review.object).is_empty() && On::of_resource(review.group, review.resource, "").is_none() =>
+        {
+            unknown_request(review)
+        }
+        (group, resource, subresource) if subresource.is_empty() || On::of_resource(group, resource, subresource).is_some() => {
+            other_verdict(world, review, now)
+        }
         _ => unknown_request(review),
     }
 }
 
 fn unknown_request(review: &Review<'_>) -> Verdict {
     Verdict::new(vec![always(
-            "unknown-request",
-            "",
-            format!("Mandate's webhook is registered for `{}.{}` and does not know it", review.resource, review.group),
-            "upgrade Mandate, or take the rule out of its webhook configuration",
-        )])
+        "unknown-request",
+        "",
+        format!("Mandate's webhook is registered for `{}.{}` and does not know it", review.resource, review.group),
+        "upgrade Mandate, or take the rule out of its webhook configuration",
+    )])
 }
 
 fn always(rule: &'static str, path: &str, message: String, help: &str) -> Finding {
@@ -116,7 +122,14 @@ fn examine(subject: &Subject<'_>, asked: &[Asked]) -> Vec<Finding> {
         let mut found = vec![];
         (code.look)(subject, &mut found);
         for Found { path, message, help } in found {
-            let new = |severity, policy: &str| Finding { rule: rule.id, severity, path: path.clone(), message: message.clone(), help: help.clone(), policy: policy.to_owned() };
+            let new = |severity, policy: &str| Finding {
+                rule: rule.id,
+                severity,
+                path: path.clone(),
+                message: message.clone(),
+                help: help.clone(),
+                policy: policy.to_owned(),
+            };
             if rule.level == Level::Always {
                 add(&mut findings, new(Severity::Deny, MANDATE));
                 continue;
@@ -149,7 +162,9 @@ fn at_site(site: &Ready, scene: &Scene<'_, '_>, asked: &[Asked], findings: &mut 
         if broken != Some(true) {
             continue;
         }
-        let allowed = site.allowable(scene).is_some_and(|text| policy.workloads.setting(rule.id).is_some_and(|setting| setting.allows(text)));
+        let allowed = site
+            .allowable(scene)
+            .is_some_and(|text| policy.workloads.setting(rule.id).is_some_and(|setting| setting.allows(text)));
         if let Some(severity) = severity(rule, policy).filter(|_| !allowed) {
             add(findings, finding(severity, &policy.workloads, &policy.policy));
         }
@@ -202,16 +217,23 @@ fn object_findings(world: &World, reviewed: Reviewed<'_>, now: Timestamp) -> Vec
 
 /// Policies that cannot be read: nothing is let in under a rule that nobody knows.
 fn broken_policies(broken: Vec<(String, String)>) -> impl Iterator<Item = Finding> {
-    broken
-        .into_iter()
-        .map(|(policy, why)| always("unreadable-policy", "", format!("{policy} cannot be read, so nothing is let in: {why}"), "correct or delete the policy"))
+    broken.into_iter().map(|(policy, why)| {
+        always(
+            "unreadable-policy",
+            "",
+            format!("{policy} cannot be read, so nothing is let in: {why}"),
+            "correct or delete the policy",
+        )
+    })
 }
 
 /// What is not a pod: other objects as they are, and templates with a warning of what their
 /// pods will meet, so that an object which makes no pod yet is never in the way.
 fn other_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
     let on = On::of_resource(review.group, review.resource, review.subresource);
-    let of = |object| object_findings(world, Reviewed { namespace: review.namespace, name: review.name, on, object, unadmitted: false }, now);
+    let of = |object| {
+        object_findings(world, Reviewed { namespace: review.namespace, name: review.name, on, object, unadmitted: false }, now)
+    };
     let mut findings = only_new(of(review.object), review.old.map(of));
     if workload::templates(review.object).first().is_some() {
         findings.iter_mut().for_each(|finding| finding.severity = finding.severity.min(Severity::Warn));
@@ -275,14 +297,20 @@ fn token_request(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict 
         return Verdict::default();
     }
     if account.starts_with(names::AGENT_PREFIX) {
-        return refuse(format!("tokens of `{account}` are issued by Mandate alone"), "start a task whose TaskScope has a credential with `subject: identity`");
+        return refuse(
+            format!("tokens of `{account}` are issued by Mandate alone"),
+            "start a task whose TaskScope has a credential with `subject: identity`",
+        );
     }
     if account.starts_with(names::TASK_PREFIX) {
         let Some((name, task)) = world.owner_of(review.namespace, account) else {
             return refuse(format!("no task owns ServiceAccount `{account}` any more"), "");
         };
         if !review.user.groups.iter().any(|group| group == "system:nodes") || bound_to != "Pod" {
-            return refuse(format!("tokens of task `{name}` are issued by Mandate and to the task's own pods alone"), "read the task's Secret, or label the pod `mandate.dev/task`");
+            return refuse(
+                format!("tokens of task `{name}` are issued by Mandate and to the task's own pods alone"),
+                "read the task's Secret, or label the pod `mandate.dev/task`",
+            );
         }
         return match world.usable(review.namespace, name, task, now) {
             Ok(()) => Verdict::default(),
@@ -299,7 +327,12 @@ fn read<T: serde::de::DeserializeOwned>(object: &Value<'_>) -> Result<T, Box<Fin
 }
 
 fn unreadable(error: &serde_json::Error) -> Box<Finding> {
-    Box::new(always("unreadable-object", "", format!("the controller could not read this object: {error}"), "correct the field that is named"))
+    Box::new(always(
+        "unreadable-object",
+        "",
+        format!("the controller could not read this object: {error}"),
+        "correct the field that is named",
+    ))
 }
 
 fn task(world: &World, review: &Review<'_>) -> Verdict {
@@ -331,7 +364,9 @@ fn task(world: &World, review: &Review<'_>) -> Verdict {
         Ok(granted) => Verdict { findings: vec![], questions: granted.questions },
         Err(Hold::Refuse(because)) => Verdict::new(vec![always("task-refused", "spec", because.message, "")]),
         // GitOps applies in any order: what is missing now may come; the task waits for it.
-        Err(Hold::Wait(because)) => Verdict::new(vec![Finding { severity: Severity::Warn, ..always("task-waits", "spec", because.message, "") }]),
+        Err(Hold::Wait(because)) => {
+            Verdict::new(vec![Finding { severity: Severity::Warn, ..always("task-waits", "spec", because.message, "") }])
+        }
     }
 }
 
@@ -352,6 +387,7 @@ fn scope(world: &World, review: &Review<'_>) -> Verdict {
 /// The finding that a "no" to a question of a scope or task makes.
 #[must_use]
 pub fn refused(review: &Review<'_>, because: &check::Because) -> Finding {
-    let (rule, path) = if review.resource == "taskscopes" { ("scope-refused", "spec.kubernetes.rules") } else { ("task-refused", "spec") };
+    let (rule, path) =
+        if review.resource == "taskscopes" { ("scope-refused", "spec.kubernetes.rules") } else { ("task-refused", "spec") };
     always(rule, path, because.message.clone(), "")
 }

@@ -177,7 +177,11 @@ pub fn check(case: Case<'_>) -> Result<Granted, Hold> {
     let rules = rules(case.task, scope, &held)?;
     let credentials = credentials(case.task, scope, !rules.is_empty())?;
     audiences(&credentials, identity)?;
-    let risks = credentials.iter().filter_map(|c| Some((&c.name, c.secret_key.as_ref()?))).map(|(name, key)| risk(case, name, key)).collect::<Result<_, _>>()?;
+    let risks = credentials
+        .iter()
+        .filter_map(|c| Some((&c.name, c.secret_key.as_ref()?)))
+        .map(|(name, key)| risk(case, name, key))
+        .collect::<Result<_, _>>()?;
     let questions = questions(case, requester, identity, &rules)?;
     Ok(Granted { rules, credentials, risks, questions })
 }
@@ -194,14 +198,24 @@ fn requester(task: &AgentTask) -> Result<&Requester, Hold> {
 fn identity<'a>(case: Case<'a>) -> Result<&'a AgentIdentity, Hold> {
     let name = &case.task.spec.agent;
     let Some(identity) = case.identity else {
-        return Err(wait(Reason::AgentNotFound, format!("there is no AgentIdentity `{name}` in namespace `{}`; create it, or name another in spec.agent of a new task", case.namespace)));
+        return Err(wait(
+            Reason::AgentNotFound,
+            format!(
+                "there is no AgentIdentity `{name}` in namespace `{}`; create it, or name another in spec.agent of a new task",
+                case.namespace
+            ),
+        ));
     };
     if identity.spec.suspend {
         return Err(refuse(Reason::AgentSuspended, format!("agent `{name}` is suspended by {}", identity.spec.owner.team)));
     }
-    let ready = identity.status.as_ref().is_some_and(|status| status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let ready =
+        identity.status.as_ref().is_some_and(|status| status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
     if !ready {
-        return Err(wait(Reason::AgentNotReady, format!("agent `{name}` is not Ready yet; see `kubectl describe agentidentity {name}`")));
+        return Err(wait(
+            Reason::AgentNotReady,
+            format!("agent `{name}` is not Ready yet; see `kubectl describe agentidentity {name}`"),
+        ));
     }
     Ok(identity)
 }
@@ -209,7 +223,13 @@ fn identity<'a>(case: Case<'a>) -> Result<&'a AgentIdentity, Hold> {
 fn scope<'a>(case: Case<'a>) -> Result<&'a TaskScope, Hold> {
     case.scope.ok_or_else(|| {
         let name = &case.task.spec.scope;
-        wait(Reason::ScopeNotFound, format!("there is no TaskScope `{name}` in namespace `{}`; create it, or name another in spec.scope of a new task", case.namespace))
+        wait(
+            Reason::ScopeNotFound,
+            format!(
+                "there is no TaskScope `{name}` in namespace `{}`; create it, or name another in spec.scope of a new task",
+                case.namespace
+            ),
+        )
     })
 }
 
@@ -228,7 +248,8 @@ fn life(task: &AgentTask, identity: &AgentIdentity, scope: &TaskScope) -> Result
 }
 
 fn held(scope: &TaskScope) -> Result<BTreeSet<Permission>, Hold> {
-    permissions(&scope.spec.kubernetes.rules).map_err(|error| refuse(Reason::ScopeTooLarge, format!("spec.kubernetes.rules of the TaskScope: {error}")))
+    permissions(&scope.spec.kubernetes.rules)
+        .map_err(|error| refuse(Reason::ScopeTooLarge, format!("spec.kubernetes.rules of the TaskScope: {error}")))
 }
 
 fn rules(task: &AgentTask, scope: &TaskScope, held: &BTreeSet<Permission>) -> Result<Vec<KubernetesRule>, Hold> {
@@ -237,7 +258,10 @@ fn rules(task: &AgentTask, scope: &TaskScope, held: &BTreeSet<Permission>) -> Re
     };
     let wanted = permissions(narrow).map_err(|error| refuse(Reason::NarrowingTooWide, format!("spec.narrow.rules: {error}")))?;
     if let Some(beyond) = wanted.iter().find(|wanted| !covers(held, wanted)) {
-        return Err(refuse(Reason::NarrowingTooWide, format!("spec.narrow.rules asks for `{beyond}`, which TaskScope `{}` does not give", task.spec.scope)));
+        return Err(refuse(
+            Reason::NarrowingTooWide,
+            format!("spec.narrow.rules asks for `{beyond}`, which TaskScope `{}` does not give", task.spec.scope),
+        ));
     }
     Ok(narrow.clone())
 }
@@ -253,7 +277,10 @@ fn credentials(task: &AgentTask, scope: &TaskScope, has_rules: bool) -> Result<V
     }
     let Some(kept) = task.spec.narrow.as_ref().and_then(|narrow| narrow.credentials.as_ref()) else { return Ok(all) };
     if let Some(beyond) = kept.iter().find(|name| all.iter().all(|credential| credential.name != **name)) {
-        return Err(refuse(Reason::NarrowingTooWide, format!("spec.narrow.credentials names `{beyond}`, which TaskScope `{}` does not give", task.spec.scope)));
+        return Err(refuse(
+            Reason::NarrowingTooWide,
+            format!("spec.narrow.credentials names `{beyond}`, which TaskScope `{}` does not give", task.spec.scope),
+        ));
     }
     all.retain(|credential| kept.contains(&credential.name));
     Ok(all)
@@ -261,11 +288,16 @@ fn credentials(task: &AgentTask, scope: &TaskScope, has_rules: bool) -> Result<V
 
 fn audiences(credentials: &[Credential], identity: &AgentIdentity) -> Result<(), Hold> {
     for credential in credentials {
-        let Some(audience) = credential.service_account_token.as_ref().and_then(|token| token.audience.as_ref()) else { continue };
+        let Some(audience) = credential.service_account_token.as_ref().and_then(|token| token.audience.as_ref()) else {
+            continue;
+        };
         if !identity.spec.audiences.contains(audience) {
             return Err(refuse(
                 Reason::AudienceNotAllowed,
-                format!("credential `{}` is for audience `{audience}`, which the agent may not get tokens for; its owner ({}) can add it to spec.audiences", credential.name, identity.spec.owner.contact),
+                format!(
+                    "credential `{}` is for audience `{audience}`, which the agent may not get tokens for; its owner ({}) can add it to spec.audiences",
+                    credential.name, identity.spec.owner.contact
+                ),
             ));
         }
     }
@@ -274,7 +306,10 @@ fn audiences(credentials: &[Credential], identity: &AgentIdentity) -> Result<(),
 
 fn risk(case: Case<'_>, credential: &str, key: &SecretKey) -> Result<AcceptedRisk, Hold> {
     for (policy, spec) in case.policies {
-        let allowed = spec.allow_secret_keys.iter().find(|allowed| allowed.secret_name == key.secret_name && allowed.keys.contains(&key.key));
+        let allowed = spec
+            .allow_secret_keys
+            .iter()
+            .find(|allowed| allowed.secret_name == key.secret_name && allowed.keys.contains(&key.key));
         if let Some(allowed) = allowed {
             return Ok(AcceptedRisk {
                 credential: credential.to_owned(),
@@ -294,7 +329,12 @@ fn risk(case: Case<'_>, credential: &str, key: &SecretKey) -> Result<AcceptedRis
     ))
 }
 
-fn questions(case: Case<'_>, requester: &Requester, identity: &AgentIdentity, rules: &[KubernetesRule]) -> Result<Vec<Question>, Hold> {
+fn questions(
+    case: Case<'_>,
+    requester: &Requester,
+    identity: &AgentIdentity,
+    rules: &[KubernetesRule],
+) -> Result<Vec<Question>, Hold> {
     let mut questions = vec![use_of_scope(requester, case.namespace, &case.task.spec.scope)];
     let Some(person) = &case.task.spec.on_behalf_of else { return Ok(questions) };
     let themselves = person.user == requester.username;
@@ -303,7 +343,10 @@ fn questions(case: Case<'_>, requester: &Requester, identity: &AgentIdentity, ru
     if !by_group && !acts_for.users.contains(&person.user) {
         return Err(refuse(
             Reason::PersonNotAllowed,
-            format!("agent `{}` may not act for `{}`; its owner ({}) can add the person to spec.actsFor", case.task.spec.agent, person.user, identity.spec.owner.contact),
+            format!(
+                "agent `{}` may not act for `{}`; its owner ({}) can add the person to spec.actsFor",
+                case.task.spec.agent, person.user, identity.spec.owner.contact
+            ),
         ));
     }
     if !themselves {
@@ -334,10 +377,18 @@ fn use_of_scope(requester: &Requester, namespace: &str, scope: &str) -> Question
     Question {
         who: requester.clone(),
         namespace: namespace.to_owned(),
-        permission: Permission { group: GROUP.into(), resource: "taskscopes".into(), name: Some(scope.to_owned()), verb: "use".into() },
+        permission: Permission {
+            group: GROUP.into(),
+            resource: "taskscopes".into(),
+            name: Some(scope.to_owned()),
+            verb: "use".into(),
+        },
         otherwise: Because::new(
             Reason::ScopeNotAllowed,
-            format!("`{}` may not use TaskScope `{scope}`; an administrator of namespace `{namespace}` can grant the verb `use` on it", requester.username),
+            format!(
+                "`{}` may not use TaskScope `{scope}`; an administrator of namespace `{namespace}` can grant the verb `use` on it",
+                requester.username
+            ),
         ),
     }
 }
@@ -347,10 +398,18 @@ fn act_for(requester: &Requester, namespace: &str, person: &str) -> Question {
     Question {
         who: requester.clone(),
         namespace: namespace.to_owned(),
-        permission: Permission { group: GROUP.into(), resource: "users".into(), name: Some(person.to_owned()), verb: "act-for".into() },
+        permission: Permission {
+            group: GROUP.into(),
+            resource: "users".into(),
+            name: Some(person.to_owned()),
+            verb: "act-for".into(),
+        },
         otherwise: Because::new(
             Reason::PersonNotAllowed,
-            format!("`{}` may not have agents act for `{person}`; it takes the verb `act-for` on `users.mandate.dev` named `{person}`, or `{person}` asking for the task themselves", requester.username),
+            format!(
+                "`{}` may not have agents act for `{person}`; it takes the verb `act-for` on `users.mandate.dev` named `{person}`, or `{person}` asking for the task themselves",
+                requester.username
+            ),
         ),
     }
 }
@@ -360,8 +419,15 @@ fn act_for(requester: &Requester, namespace: &str, person: &str) -> Question {
 ///
 /// # Errors
 /// [`Because`] where the rules spell out too many permissions.
-pub fn authorship(author: &Requester, controller: &str, namespace: &str, scope: &[KubernetesRule], before: &[KubernetesRule]) -> Result<Vec<Question>, Because> {
-    let wanted = permissions(scope).map_err(|error| Because::new(Reason::ScopeTooLarge, format!("spec.kubernetes.rules: {error}")))?;
+pub fn authorship(
+    author: &Requester,
+    controller: &str,
+    namespace: &str,
+    scope: &[KubernetesRule],
+    before: &[KubernetesRule],
+) -> Result<Vec<Question>, Because> {
+    let wanted =
+        permissions(scope).map_err(|error| Because::new(Reason::ScopeTooLarge, format!("spec.kubernetes.rules: {error}")))?;
     let before = permissions(before).unwrap_or_default();
     let controller = service_account(controller);
     let mut questions = vec![];

@@ -207,7 +207,8 @@ pub fn take_back(task: &AgentTask, because: Because, now: Timestamp) -> Plan {
         steps.push(Step::Release);
         return Plan { ask: vec![], steps, status: None, report: None, look_again: None };
     }
-    let was_refused = !is_active(task) && !matches!(because.reason, Reason::Completed | Reason::Failed | Reason::Revoked | Reason::Expired);
+    let was_refused =
+        !is_active(task) && !matches!(because.reason, Reason::Completed | Reason::Failed | Reason::Revoked | Reason::Expired);
     let phase = if was_refused { Phase::Refused } else { Phase::Ended };
     let mut status = status(task);
     status.phase = Some(phase);
@@ -296,7 +297,13 @@ fn issue(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Times
     conditions.remove("Reconciling");
     conditions.remove("Stalled");
     status.conditions = conditions.into_vec();
-    Plan { ask: vec![], steps, look_again: Some(deadline(task)), status: Some(status), report: Some(Report { warning: false, because }) }
+    Plan {
+        ask: vec![],
+        steps,
+        look_again: Some(deadline(task)),
+        status: Some(status),
+        report: Some(Report { warning: false, because }),
+    }
 }
 
 /// A task that runs: shrink what the scope no longer gives, mend what was changed, renew
@@ -309,7 +316,10 @@ fn keep(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Timest
         return take_back(task, Because::new(Reason::ScopeDeleted, message), now);
     }
     if let Some(lost) = status.credentials.iter().find(|issued| !granted.credentials.iter().any(|now| same(issued, now))) {
-        let message = format!("TaskScope `{}` no longer gives credential `{}`, which cannot be taken back alone", task.spec.scope, lost.name);
+        let message = format!(
+            "TaskScope `{}` no longer gives credential `{}`, which cannot be taken back alone",
+            task.spec.scope, lost.name
+        );
         return take_back(task, Because::new(Reason::ScopeChanged, message), now);
     }
     let held = permissions(&granted.rules).unwrap_or_default();

@@ -83,7 +83,9 @@ fn stamp(review: &Review<'_>, changes: &mut Changes) {
     let Some(old) = review.old else {
         let stamped = serde_json::to_value(review.user).unwrap_or_default();
         if written.is_some_and(|written| serde_json::to_value(written).ok().as_ref() != Some(&stamped)) {
-            changes.warnings.push("spec.requestedBy is written by Mandate from the request; what you wrote was replaced".to_owned());
+            changes
+                .warnings
+                .push("spec.requestedBy is written by Mandate from the request; what you wrote was replaced".to_owned());
         }
         if has_spec {
             changes.add("/spec/requestedBy", stamped);
@@ -98,7 +100,10 @@ fn stamp(review: &Review<'_>, changes: &mut Changes) {
         return;
     };
     // A whole replacement leaves out what its author never wrote; the stamp stays.
-    if has_spec && written.is_none() && let Some(stamped) = old.at(&["spec", "requestedBy"]) {
+    if has_spec
+        && written.is_none()
+        && let Some(stamped) = old.at(&["spec", "requestedBy"])
+    {
         changes.add("/spec/requestedBy", serde_json::to_value(stamped).unwrap_or_default());
     }
 }
@@ -121,7 +126,11 @@ fn pod_changes(world: &World, review: &Review<'_>, now: Timestamp, changes: &mut
     let (Some((_, task)), Some(left)) = (usable, left) else { return };
     run_as(spec, task, changes);
     let deadline = spec.whole("activeDeadlineSeconds");
-    let keep_pods = world.namespaces.get(review.namespace).and_then(|here| here.scopes.get(&task.scope)).is_some_and(|scope| scope.spec.keep_pods);
+    let keep_pods = world
+        .namespaces
+        .get(review.namespace)
+        .and_then(|here| here.scopes.get(&task.scope))
+        .is_some_and(|scope| scope.spec.keep_pods);
     if !keep_pods && deadline.is_none_or(|set| set > left) {
         changes.add("/spec/activeDeadlineSeconds", json!(left));
     }
@@ -145,7 +154,11 @@ fn shorten(spec: &Value<'_>, token: i64, policy: i64, changes: &mut Changes) {
                 if seconds.unwrap_or(DEFAULT_TOKEN) != wanted {
                     changes.add(format!("{path}/serviceAccountToken/expirationSeconds"), json!(wanted));
                     if !volume.text("name").starts_with(INJECTED) {
-                        changes.warnings.push(format!("the token in volume `{}` lives {wanted} s instead of {} s", volume.text("name"), seconds.unwrap_or(DEFAULT_TOKEN)));
+                        changes.warnings.push(format!(
+                            "the token in volume `{}` lives {wanted} s instead of {} s",
+                            volume.text("name"),
+                            seconds.unwrap_or(DEFAULT_TOKEN)
+                        ));
                     }
                 }
             }
@@ -154,7 +167,10 @@ fn shorten(spec: &Value<'_>, token: i64, policy: i64, changes: &mut Changes) {
                 let seconds = asked.whole("maxExpirationSeconds").unwrap_or(86_400);
                 if seconds > most {
                     changes.add(format!("{path}/podCertificate/maxExpirationSeconds"), json!(most));
-                    changes.warnings.push(format!("the certificate in volume `{}` lives {most} s at most instead of {seconds} s", volume.text("name")));
+                    changes.warnings.push(format!(
+                        "the certificate in volume `{}` lives {most} s at most instead of {seconds} s",
+                        volume.text("name")
+                    ));
                 }
             }
         }
@@ -224,9 +240,15 @@ fn mount(spec: &Value<'_>, task: &Task, token: i64, changes: &mut Changes) {
             }
             for (name, path, _) in &volumes {
                 // A place that the author uses is left alone, unless what stands there goes.
-                let taken = container.items("volumeMounts").iter().any(|mount| mount.text("mountPath") == *path && !mount.text("name").starts_with(INJECTED));
+                let taken = container
+                    .items("volumeMounts")
+                    .iter()
+                    .any(|mount| mount.text("mountPath") == *path && !mount.text("name").starts_with(INJECTED));
                 if !taken {
-                    changes.add(format!("/spec/{list}/{c}/volumeMounts/-"), json!({"name": name, "mountPath": path, "readOnly": true}));
+                    changes.add(
+                        format!("/spec/{list}/{c}/volumeMounts/-"),
+                        json!({"name": name, "mountPath": path, "readOnly": true}),
+                    );
                 }
             }
         }
@@ -246,6 +268,11 @@ pub fn requester(user: &Value<'_>) -> Requester {
         username: user.text("username").to_owned(),
         uid: user.text("uid").to_owned(),
         groups: user.member("groups").map(texts).unwrap_or_default(),
-        extra: user.member("extra").into_iter().flat_map(|extra| extra.members()).map(|(key, value)| (key.to_owned(), texts(value))).collect(),
+        extra: user
+            .member("extra")
+            .into_iter()
+            .flat_map(|extra| extra.members())
+            .map(|(key, value)| (key.to_owned(), texts(value)))
+            .collect(),
     }
 }

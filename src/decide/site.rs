@@ -169,7 +169,10 @@ pub fn forms(form: &'static str) -> Vec<Vec<Step>> {
             (None, name) => (name, None),
         };
         if name == "C" {
-            all = CONTAINER_LISTS.iter().flat_map(|list| all.iter().map(move |steps| [steps.as_slice(), &[Step::Member(list)]].concat())).collect();
+            all = CONTAINER_LISTS
+                .iter()
+                .flat_map(|list| all.iter().map(move |steps| [steps.as_slice(), &[Step::Member(list)]].concat()))
+                .collect();
         } else if !name.is_empty() {
             all.iter_mut().for_each(|steps| steps.push(Step::Member(name)));
         }
@@ -269,7 +272,12 @@ fn visit<'a>(value: &'a Value<'a>, form: &[Step], items: &mut Vec<Item<'a>>, hit
 }
 
 /// Enters every item or member.
-fn enter<'a>(value: &'a Value<'a>, step: Step, items: &mut Vec<Item<'a>>, then: &mut dyn FnMut(&'a Value<'a>, &mut Vec<Item<'a>>)) {
+fn enter<'a>(
+    value: &'a Value<'a>,
+    step: Step,
+    items: &mut Vec<Item<'a>>,
+    then: &mut dyn FnMut(&'a Value<'a>, &mut Vec<Item<'a>>),
+) {
     match (step, value) {
         (Step::Items(_), Value::Array(list)) => {
             for (index, value) in list.iter().enumerate() {
@@ -479,7 +487,8 @@ impl Node {
 /// # Panics
 /// Never: that every rule can be resolved is shown by a test.
 pub fn program() -> &'static Program {
-    static PROGRAM: LazyLock<Program> = LazyLock::new(|| Program::of(RULES).expect("every rule here can be resolved, which a test shows"));
+    static PROGRAM: LazyLock<Program> =
+        LazyLock::new(|| Program::of(RULES).expect("every rule here can be resolved, which a test shows"));
     &PROGRAM
 }
 
@@ -522,8 +531,14 @@ mod tests {
     fn a_form_with_containers_is_three_forms() {
         let all = forms("spec.C[].env[].value");
         assert_eq!(all.len(), 3);
-        let expected =
-            [Step::Member("spec"), Step::Member("containers"), Step::Items("container"), Step::Member("env"), Step::Items("env"), Step::Member("value")];
+        let expected = [
+            Step::Member("spec"),
+            Step::Member("containers"),
+            Step::Items("container"),
+            Step::Member("env"),
+            Step::Items("env"),
+            Step::Member("value"),
+        ];
         assert_eq!(all[1], expected);
         assert_eq!(forms("parameters{}"), [[Step::Member("parameters"), Step::Members]]);
         assert_eq!(forms(""), [[]]);

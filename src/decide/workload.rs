@@ -50,14 +50,25 @@ pub fn templates<'a>(object: &'a Value<'a>) -> Vec<Template<'a>> {
     found
 }
 
-fn search<'a>(parent: &'a Value<'a>, name: &str, value: &'a Value<'a>, path: String, depth: usize, found: &mut Vec<Template<'a>>) {
+fn search<'a>(
+    parent: &'a Value<'a>,
+    name: &str,
+    value: &'a Value<'a>,
+    path: String,
+    depth: usize,
+    found: &mut Vec<Template<'a>>,
+) {
     if depth > DEEPEST || found.len() >= MOST {
         return;
     }
     if is_spec(value) {
         // `spec` beside `metadata` is a template; what has another name stands alone.
         let bare = name != "spec";
-        let (value, path) = if bare { (value, path) } else { (parent, path.strip_suffix("spec").unwrap_or(&path).trim_end_matches('.').to_owned()) };
+        let (value, path) = if bare {
+            (value, path)
+        } else {
+            (parent, path.strip_suffix("spec").unwrap_or(&path).trim_end_matches('.').to_owned())
+        };
         found.push(Template { value, path, bare });
         return;
     }
@@ -87,7 +98,10 @@ mod tests {
 
     fn paths(text: &str) -> Vec<String> {
         let value: Value<'_> = serde_json::from_str(text).unwrap();
-        templates(&value).into_iter().map(|template| format!("{}{}", template.path, if template.bare { "!" } else { "" })).collect()
+        templates(&value)
+            .into_iter()
+            .map(|template| format!("{}{}", template.path, if template.bare { "!" } else { "" }))
+            .collect()
     }
 
     #[test]
@@ -95,7 +109,10 @@ mod tests {
         for (text, path) in [
             (r#"{"spec":{"template":{"spec":{"containers":[{"name":"a"}]}}}}"#, "spec.template"),
             (r#"{"template":{"spec":{"containers":[{"image":"a"}]}}}"#, "template"),
-            (r#"{"spec":{"jobTemplate":{"spec":{"template":{"spec":{"containers":[{"name":"a"}]}}}}}}"#, "spec.jobTemplate.spec.template"),
+            (
+                r#"{"spec":{"jobTemplate":{"spec":{"template":{"spec":{"containers":[{"name":"a"}]}}}}}}"#,
+                "spec.jobTemplate.spec.template",
+            ),
             (r#"{"spec":{"groups":[{},{"pod":{"containers":[{"name":"a"}]}}]}}"#, "spec.groups[1].pod!"),
         ] {
             assert_eq!(paths(text), [path], "{text}");

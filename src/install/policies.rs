@@ -234,7 +234,11 @@ fn requesters() -> Policy {
         variables: vec![],
         must: vec![(
             [same("username", "''"), same("groups", "[]"), same("extra", "{}")].join(" && "),
-            say(&["spec.requestedBy must say who asks, `", "+request.userInfo.username", "`; the webhook of Mandate writes it, so it is not registered or did not answer"]),
+            say(&[
+                "spec.requestedBy must say who asks, `",
+                "+request.userInfo.username",
+                "`; the webhook of Mandate writes it, so it is not registered or did not answer",
+            ]),
         )],
     }
 }

@@ -12,9 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{ObjectMeta, PostParams};
-use kube::config::{
-    AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext,
-};
+use kube::config::{AuthInfo, Cluster, Context, Kubeconfig, NamedAuthInfo, NamedCluster, NamedContext};
 use kube::{Api, Client, Config};
 use secrecy::SecretString;
 
@@ -87,32 +85,22 @@ impl Bed {
         let accounts = Api::<ServiceAccount>::namespaced(client, namespace);
         create_service_account(&accounts, name).await?;
         let request = TokenRequest {
-            spec: Some(TokenRequestSpec {
-                expiration_seconds: Some(TOKEN_SECONDS),
-                ..TokenRequestSpec::default()
-            }),
+            spec: Some(TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() }),
             ..TokenRequest::default()
         };
         let answer = accounts
             .create_token_request(name, &PostParams::default(), &request)
             .await
             .with_context(|| format!("request a token for ServiceAccount {namespace}/{name}"))?;
-        answer
-            .status
-            .and_then(|status| status.token)
-            .with_context(|| format!("no token for ServiceAccount {namespace}/{name}"))
+        answer.status.and_then(|status| status.token).with_context(|| format!("no token for ServiceAccount {namespace}/{name}"))
     }
 
     /// A bed on a cluster that someone else runs.
     pub(super) fn on_cluster_of(theirs: &Path, dir: BedDir) -> Result<Bed> {
-        let full = Kubeconfig::read_from(theirs)
-            .with_context(|| format!("MANDATE_TEST_KUBECONFIG: read {}", theirs.display()))?;
-        let (cluster, admin) = current(&full)
-            .with_context(|| format!("no current context in {}", theirs.display()))?;
-        let server = cluster
-            .server
-            .clone()
-            .context("the cluster has no server")?;
+        let full =
+            Kubeconfig::read_from(theirs).with_context(|| format!("MANDATE_TEST_KUBECONFIG: read {}", theirs.display()))?;
+        let (cluster, admin) = current(&full).with_context(|| format!("no current context in {}", theirs.display()))?;
+        let server = cluster.server.clone().context("the cluster has no server")?;
         let ca_pem = ca_of(&cluster)?;
         let admin = kubeconfig(cluster, admin);
         client(admin.clone())?;
@@ -131,20 +119,14 @@ impl Bed {
 
     fn kubeconfig_of_user(&self, name: &str, groups: &[&str]) -> Result<Kubeconfig> {
         let auth = match (&self.authority, groups) {
-            (Some(authority), [] | [_]) => {
-                with_certificate(&authority.client(name, groups.first().copied())?)
-            }
+            (Some(authority), [] | [_]) => with_certificate(&authority.client(name, groups.first().copied())?),
             _ => self.impersonating(name, groups),
         };
         Ok(self.kubeconfig_as(auth))
     }
 
     fn impersonating(&self, name: &str, groups: &[&str]) -> AuthInfo {
-        let admin = self
-            .admin
-            .auth_infos
-            .first()
-            .and_then(|named| named.auth_info.clone());
+        let admin = self.admin.auth_infos.first().and_then(|named| named.auth_info.clone());
         AuthInfo {
             impersonate: Some(name.to_owned()),
             impersonate_groups: Some(groups.iter().map(|group| (*group).to_owned()).collect()),
@@ -153,31 +135,19 @@ impl Bed {
     }
 
     fn kubeconfig_as(&self, auth: AuthInfo) -> Kubeconfig {
-        let cluster = self
-            .admin
-            .clusters
-            .first()
-            .and_then(|named| named.cluster.clone());
+        let cluster = self.admin.clusters.first().and_then(|named| named.cluster.clone());
         kubeconfig(cluster.unwrap_or_default(), auth)
     }
 }
 
 /// A kubeconfig for a user of a control plane of our own.
-pub(super) fn own(
-    server: &str,
-    authority: &Authority,
-    user: &str,
-    group: Option<&str>,
-) -> Result<Kubeconfig> {
+pub(super) fn own(server: &str, authority: &Authority, user: &str, group: Option<&str>) -> Result<Kubeconfig> {
     let cluster = Cluster {
         server: Some(server.to_owned()),
         certificate_authority_data: Some(STANDARD.encode(authority.certificate())),
         ..Cluster::default()
     };
-    Ok(kubeconfig(
-        cluster,
-        with_certificate(&authority.client(user, group)?),
-    ))
+    Ok(kubeconfig(cluster, with_certificate(&authority.client(user, group)?)))
 }
 
 /// Must be called on a tokio runtime.
@@ -188,41 +158,18 @@ pub(super) fn client(kubeconfig: Kubeconfig) -> Result<Client> {
 
 pub(super) fn write(dir: &BedDir, stem: &str, kubeconfig: &Kubeconfig) -> Result<PathBuf> {
     // Names of users and ServiceAccounts hold `:` and, if they like, `/`.
-    let stem: String = stem
-        .chars()
-        .map(|c| {
-            if c.is_alphanumeric() || c == '.' {
-                c
-            } else {
-                '-'
-            }
-        })
-        .collect();
-    dir.write(
-        &format!("{stem}.kubeconfig"),
-        &serde_yaml::to_string(kubeconfig)?,
-    )
+    let stem: String = stem.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
+    dir.write(&format!("{stem}.kubeconfig"), &serde_yaml::to_string(kubeconfig)?)
 }
 
-pub(super) async fn create_service_account(
-    accounts: &Api<ServiceAccount>,
-    name: &str,
-) -> Result<()> {
-    let account = ServiceAccount {
-        metadata: named(name),
-        ..ServiceAccount::default()
-    };
-    unless_there(accounts.create(&PostParams::default(), &account).await)
-        .with_context(|| format!("create ServiceAccount {name}"))
+pub(super) async fn create_service_account(accounts: &Api<ServiceAccount>, name: &str) -> Result<()> {
+    let account = ServiceAccount { metadata: named(name), ..ServiceAccount::default() };
+    unless_there(accounts.create(&PostParams::default(), &account).await).with_context(|| format!("create ServiceAccount {name}"))
 }
 
 async fn create_namespace(namespaces: &Api<Namespace>, name: &str) -> Result<()> {
-    let namespace = Namespace {
-        metadata: named(name),
-        ..Namespace::default()
-    };
-    unless_there(namespaces.create(&PostParams::default(), &namespace).await)
-        .with_context(|| format!("create namespace {name}"))
+    let namespace = Namespace { metadata: named(name), ..Namespace::default() };
+    unless_there(namespaces.create(&PostParams::default(), &namespace).await).with_context(|| format!("create namespace {name}"))
 }
 
 fn unless_there<T>(created: kube::Result<T>) -> kube::Result<()> {
@@ -234,10 +181,7 @@ fn unless_there<T>(created: kube::Result<T>) -> kube::Result<()> {
 }
 
 fn named(name: &str) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name.to_owned()),
-        ..ObjectMeta::default()
-    }
+    ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() }
 }
 
 fn with_certificate(credential: &Credential) -> AuthInfo {
@@ -249,38 +193,19 @@ fn with_certificate(credential: &Credential) -> AuthInfo {
 }
 
 fn with_token(token: &str) -> AuthInfo {
-    AuthInfo {
-        token: Some(SecretString::from(token)),
-        ..AuthInfo::default()
-    }
+    AuthInfo { token: Some(SecretString::from(token)), ..AuthInfo::default() }
 }
 
 /// One cluster, one user, one context: no way to pick the wrong one.
 fn kubeconfig(cluster: Cluster, auth: AuthInfo) -> Kubeconfig {
     let name = "bed".to_owned();
-    let context = Context {
-        cluster: name.clone(),
-        user: Some(name.clone()),
-        ..Context::default()
-    };
+    let context = Context { cluster: name.clone(), user: Some(name.clone()), ..Context::default() };
     Kubeconfig {
         api_version: Some("v1".to_owned()),
         kind: Some("Config".to_owned()),
-        clusters: vec![NamedCluster {
-            name: name.clone(),
-            cluster: Some(cluster),
-            ..NamedCluster::default()
-        }],
-        auth_infos: vec![NamedAuthInfo {
-            name: name.clone(),
-            auth_info: Some(auth),
-            ..NamedAuthInfo::default()
-        }],
-        contexts: vec![NamedContext {
-            name: name.clone(),
-            context: Some(context),
-            ..NamedContext::default()
-        }],
+        clusters: vec![NamedCluster { name: name.clone(), cluster: Some(cluster), ..NamedCluster::default() }],
+        auth_infos: vec![NamedAuthInfo { name: name.clone(), auth_info: Some(auth), ..NamedAuthInfo::default() }],
+        contexts: vec![NamedContext { name: name.clone(), context: Some(context), ..NamedContext::default() }],
         current_context: Some(name),
         ..Kubeconfig::default()
     }
@@ -289,31 +214,16 @@ fn kubeconfig(cluster: Cluster, auth: AuthInfo) -> Kubeconfig {
 /// The cluster and the user of the current context.
 fn current(full: &Kubeconfig) -> Option<(Cluster, AuthInfo)> {
     let wanted = full.current_context.as_ref()?;
-    let context = full
-        .contexts
-        .iter()
-        .find(|named| named.name == *wanted)?
-        .context
-        .as_ref()?;
-    let cluster = full
-        .clusters
-        .iter()
-        .find(|named| named.name == context.cluster)?;
-    let user = full
-        .auth_infos
-        .iter()
-        .find(|named| Some(&named.name) == context.user.as_ref())?;
+    let context = full.contexts.iter().find(|named| named.name == *wanted)?.context.as_ref()?;
+    let cluster = full.clusters.iter().find(|named| named.name == context.cluster)?;
+    let user = full.auth_infos.iter().find(|named| Some(&named.name) == context.user.as_ref())?;
     Some((cluster.cluster.clone()?, user.auth_info.clone()?))
 }
 
 fn ca_of(cluster: &Cluster) -> Result<Option<String>> {
     if let Some(data) = &cluster.certificate_authority_data {
-        let pem = STANDARD
-            .decode(data)
-            .context("decode certificate-authority-data")?;
-        return Ok(Some(
-            String::from_utf8(pem).context("certificate-authority-data is not PEM")?,
-        ));
+        let pem = STANDARD.decode(data).context("decode certificate-authority-data")?;
+        return Ok(Some(String::from_utf8(pem).context("certificate-authority-data is not PEM")?));
     }
     cluster
         .certificate_authority

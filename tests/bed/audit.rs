@@ -48,10 +48,7 @@ pub struct Call {
 impl Call {
     /// Whether it asked for a change (of whatever outcome).
     pub fn is_write(&self) -> bool {
-        matches!(
-            self.verb.as_str(),
-            "create" | "update" | "patch" | "delete" | "deletecollection"
-        )
+        matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection")
     }
 }
 
@@ -122,14 +119,7 @@ impl Event {
 
 impl From<Event> for Call {
     fn from(event: Event) -> Call {
-        let Event {
-            stage: _,
-            verb,
-            user,
-            impersonated_user,
-            object_ref,
-            response_status,
-        } = event;
+        let Event { stage: _, verb, user, impersonated_user, object_ref, response_status } = event;
         Call {
             user: impersonated_user.unwrap_or(user).username,
             verb,

@@ -40,29 +40,18 @@ pub(super) async fn start(options: Options, dir: BedDir) -> Result<Bed> {
     let binaries = tokio::task::spawn_blocking(Binaries::find).await??;
     let (files, authority) = Files::write(&dir)?;
     let mut bed = files.bed(authority, dir)?;
-    bring_up(&mut bed, &files, &binaries, &options)
-        .await
-        .inspect_err(|_| bed.fail())?;
+    bring_up(&mut bed, &files, &binaries, &options).await.inspect_err(|_| bed.fail())?;
     Ok(bed)
 }
 
-async fn bring_up(
-    bed: &mut Bed,
-    files: &Files,
-    binaries: &Binaries,
-    options: &Options,
-) -> Result<()> {
+async fn bring_up(bed: &mut Bed, files: &Files, binaries: &Binaries, options: &Options) -> Result<()> {
     let tell = &options.progress;
     tell("starting etcd");
     let etcd = binaries.spawn("etcd", &files.etcd_flags(), &bed.dir)?;
     bed.processes.insert(0, etcd);
     let port = files.etcd_port;
-    until(&mut bed.processes[0], || async move {
-        tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-            .await
-            .ok()
-    })
-    .await?;
+    until(&mut bed.processes[0], || async move { tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok() })
+        .await?;
 
     tell("starting kube-apiserver");
     let flags = files.apiserver_flags(&options.apiserver_flags);
@@ -82,10 +71,7 @@ async fn bring_up(
     bed.has_controllers = true;
     let accounts = Api::<ServiceAccount>::default_namespaced(client);
     // The first thing that only controllers do.
-    until(&mut bed.processes[0], || async {
-        accounts.get_opt("default").await.ok().flatten()
-    })
-    .await?;
+    until(&mut bed.processes[0], || async { accounts.get_opt("default").await.ok().flatten() }).await?;
     tell("the control plane is ready");
     Ok(())
 }
@@ -105,13 +91,7 @@ where
         // An end is something to see, too.
         let ended = !process.is_running();
         let look = look();
-        async move {
-            if ended {
-                Some(None)
-            } else {
-                look.await.map(Some)
-            }
-        }
+        async move { if ended { Some(None) } else { look.await.map(Some) } }
     })
     .await;
     let why = match seen {
@@ -119,10 +99,7 @@ where
         Ok(None) => format!("{} ended", process.name()),
         Err(error) => error.to_string(),
     };
-    bail!(
-        "{why}; the end of its log:\n{}",
-        process.log_tail(LOG_LINES)
-    )
+    bail!("{why}; the end of its log:\n{}", process.log_tail(LOG_LINES))
 }
 
 /// Where the programs are.
@@ -141,11 +118,7 @@ impl Binaries {
             .stderr(Stdio::inherit())
             .output()
             .context("run tests/controlplane/build.sh")?;
-        ensure!(
-            output.status.success(),
-            "tests/controlplane/build.sh: {}",
-            output.status
-        );
+        ensure!(output.status.success(), "tests/controlplane/build.sh: {}", output.status);
         let text = String::from_utf8(output.stdout).context("build.sh printed no path")?;
         let dir = PathBuf::from(text.lines().last().context("build.sh printed no path")?);
         let ours = dir.join("controlplane").exists();
@@ -159,10 +132,7 @@ impl Binaries {
     fn spawn(&self, name: &str, flags: &[String], dir: &BedDir) -> Result<Process> {
         Spawn::new(name, &self.dir.join(name), dir)
             .args(flags)
-            .env(
-                "CONTROLPLANE_EXIT_WITH_STDIN",
-                if self.ours { "1" } else { "0" },
-            )
+            .env("CONTROLPLANE_EXIT_WITH_STDIN", if self.ours { "1" } else { "0" })
             .exits_with_stdin(self.ours)
             .start()
     }
@@ -183,19 +153,9 @@ impl Files {
         dir.write("ca.crt", &authority.certificate())?;
         dir.write("ca.key", &authority.key())?;
         dir.write("front-proxy-ca.crt", &front_proxy.certificate())?;
-        let names = [
-            "localhost",
-            "kubernetes",
-            "kubernetes.default",
-            "kubernetes.default.svc",
-            "127.0.0.1",
-        ];
+        let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "127.0.0.1"];
         pair(dir, "apiserver", &authority.server(&names)?)?;
-        pair(
-            dir,
-            "front-proxy",
-            &front_proxy.client("front-proxy", None)?,
-        )?;
+        pair(dir, "front-proxy", &front_proxy.client("front-proxy", None)?)?;
         let (private, public) = pki::signing_key()?;
         dir.write("sa.key", &private)?;
         dir.write("sa.pub", &public)?;
@@ -203,12 +163,7 @@ impl Files {
         dir.write("audit-policy.yaml", audit::POLICY)?;
 
         let [etcd_port, etcd_peer_port, server_port] = free_ports()?;
-        let files = Files {
-            dir: dir.path().to_owned(),
-            etcd_port,
-            etcd_peer_port,
-            server_port,
-        };
+        let files = Files { dir: dir.path().to_owned(), etcd_port, etcd_peer_port, server_port };
         let user = "system:kube-controller-manager";
         let config = access::own(&files.server(), &authority, user, None)?;
         access::write(dir, "kube-controller-manager", &config)?;
@@ -342,10 +297,7 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
         }
         if held.len() == N {
             let ports: Vec<u16> = held.iter().map(|(port, _)| *port).collect();
-            return ports
-                .try_into()
-                .ok()
-                .context("as many ports as were asked for");
+            return ports.try_into().ok().context("as many ports as were asked for");
         }
     }
     bail!("no free port on loopback")

@@ -47,8 +47,7 @@ pub(super) struct BedDir {
 impl BedDir {
     /// Makes the directory of a new bed, and removes those nobody owns any more.
     pub(super) fn create(name: &str) -> Result<BedDir> {
-        let base =
-            std::env::var_os("MANDATE_BED_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let base = std::env::var_os("MANDATE_BED_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         fs::create_dir_all(&base).with_context(|| format!("create {}", base.display()))?;
         sweep(&base);
 
@@ -65,10 +64,7 @@ impl BedDir {
             Ok(owner)
         };
         let owner = make().with_context(|| format!("create {}", path.display()))?;
-        Ok(BedDir {
-            path,
-            _owner: owner,
-        })
+        Ok(BedDir { path, _owner: owner })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -153,10 +149,7 @@ impl Drop for BedDir {
 /// Says it once, and never fails: it runs in panic hooks and destructors.
 fn mark_failed(path: &Path) {
     if File::create_new(path.join(FAILED)).is_ok() {
-        eprintln!(
-            "the test bed's logs stay in {}",
-            path.join("logs").display()
-        );
+        eprintln!("the test bed's logs stay in {}", path.join("logs").display());
     }
 }
 
@@ -199,7 +192,5 @@ fn start_time(pid: u32) -> Option<String> {
 /// standard library seeds each hasher from the system.
 pub(super) fn random() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
-    std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish()
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }

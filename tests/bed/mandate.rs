@@ -200,9 +200,13 @@ async fn served(bed: &Bed, client: &Client) -> Result<()> {
     bed.wait("the kinds to have been served for two seconds", READY, || async {
         let all = definitions.list(&ListParams::default()).await.ok()?;
         let ours = all.items.iter().filter(|definition| definition.spec.group == "mandate.dev");
-        let established = ours.flat_map(|definition| definition.status.iter().flat_map(|status| status.conditions.iter().flatten()));
+        let established =
+            ours.flat_map(|definition| definition.status.iter().flat_map(|status| status.conditions.iter().flatten()));
         let settled = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(3);
-        established.filter(|c| c.type_ == "Established").all(|c| c.last_transition_time.as_ref().is_some_and(|at| at.0 < settled)).then_some(())
+        established
+            .filter(|c| c.type_ == "Established")
+            .all(|c| c.last_transition_time.as_ref().is_some_and(|at| at.0 < settled))
+            .then_some(())
     })
     .await
 }

@@ -157,47 +157,32 @@ impl Bed {
     }
 
     fn audit_log_or_why_not(&self) -> Result<&Path> {
-        self.audit_log()
-            .context("a cluster that is not ours has no audit log for us")
+        self.audit_log().context("a cluster that is not ours has no audit log for us")
     }
 
     /// Creates a namespace `<prefix>-<five letters>` and returns its name once its
     /// `default` ServiceAccount is there. Nothing deletes it: it goes with the bed.
     pub async fn namespace(&self, prefix: &str) -> Result<String> {
         let wanted = Namespace {
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{prefix}-")),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() },
             ..Namespace::default()
         };
         let client = self.admin();
-        let made = Api::all(client.clone())
-            .create(&PostParams::default(), &wanted)
-            .await;
-        let name = made
-            .with_context(|| format!("create a namespace {prefix}-…"))?
-            .name_any();
+        let made = Api::all(client.clone()).create(&PostParams::default(), &wanted).await;
+        let name = made.with_context(|| format!("create a namespace {prefix}-…"))?.name_any();
         let accounts = Api::<ServiceAccount>::namespaced(client, &name);
         if !self.has_controllers {
             access::create_service_account(&accounts, "default").await?;
         }
-        self.wait(
-            &format!("ServiceAccount default in namespace {name}"),
-            Duration::from_secs(30),
-            || async { accounts.get_opt("default").await.ok().flatten() },
-        )
+        self.wait(&format!("ServiceAccount default in namespace {name}"), Duration::from_secs(30), || async {
+            accounts.get_opt("default").await.ok().flatten()
+        })
         .await?;
         Ok(name)
     }
 
     /// [`wait`], for those who have a bed at hand.
-    pub async fn wait<T, F>(
-        &self,
-        what: &str,
-        limit: Duration,
-        look: impl FnMut() -> F,
-    ) -> Result<T>
+    pub async fn wait<T, F>(&self, what: &str, limit: Duration, look: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Option<T>>,
     {
@@ -209,19 +194,9 @@ impl Bed {
     /// It ends with its [`Process`], and with this process however that dies. It gets
     /// no cluster unless `env` or `args` name a kubeconfig: the one of whoever runs the
     /// tests stays out of reach.
-    pub fn process(
-        &self,
-        name: &str,
-        program: impl AsRef<Path>,
-        args: &[&str],
-        env: &[(&str, &str)],
-    ) -> Result<Process> {
+    pub fn process(&self, name: &str, program: impl AsRef<Path>, args: &[&str], env: &[(&str, &str)]) -> Result<Process> {
         let nowhere = self.dir().join("no-kubeconfig-was-given");
-        process::Spawn::new(name, program.as_ref(), &self.dir)
-            .args(args)
-            .env("KUBECONFIG", nowhere)
-            .envs(env)
-            .start()
+        process::Spawn::new(name, program.as_ref(), &self.dir).args(args).env("KUBECONFIG", nowhere).envs(env).start()
     }
 
     /// Ends the control plane and removes the directory.

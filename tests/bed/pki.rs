@@ -5,8 +5,8 @@
 
 use anyhow::{Context as _, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
 };
 
 /// A certificate authority.
@@ -23,13 +23,9 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(name, None);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)
-            .with_context(|| format!("make the authority {name}"))?;
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        let issuer =
+            CertifiedIssuer::self_signed(params, KeyPair::generate()?).with_context(|| format!("make the authority {name}"))?;
         Ok(Authority(issuer))
     }
 
@@ -45,8 +41,7 @@ impl Authority {
     pub(super) fn client(&self, user: &str, group: Option<&str>) -> Result<Credential> {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(user, group);
-        self.sign(params, ExtendedKeyUsagePurpose::ClientAuth)
-            .with_context(|| format!("make a client certificate for {user}"))
+        self.sign(params, ExtendedKeyUsagePurpose::ClientAuth).with_context(|| format!("make a client certificate for {user}"))
     }
 
     /// A certificate for a server that is called by these names and addresses.
@@ -54,24 +49,16 @@ impl Authority {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = subject("kube-apiserver", None);
-        self.sign(params, ExtendedKeyUsagePurpose::ServerAuth)
-            .context("make a serving certificate")
+        self.sign(params, ExtendedKeyUsagePurpose::ServerAuth).context("make a serving certificate")
     }
 
-    fn sign(
-        &self,
-        mut params: CertificateParams,
-        purpose: ExtendedKeyUsagePurpose,
-    ) -> Result<Credential> {
+    fn sign(&self, mut params: CertificateParams, purpose: ExtendedKeyUsagePurpose) -> Result<Credential> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![purpose];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.0)?;
-        Ok(Credential {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        })
+        Ok(Credential { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }
 

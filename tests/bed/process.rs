@@ -56,12 +56,7 @@ pub(super) struct Spawn<'a> {
 impl<'a> Spawn<'a> {
     pub(super) fn new(name: &'a str, program: &Path, dir: &'a BedDir) -> Self {
         let command = Command::new(program);
-        Spawn {
-            name,
-            command,
-            dir,
-            exits_with_stdin: false,
-        }
+        Spawn { name, command, dir, exits_with_stdin: false }
     }
 
     pub(super) fn args<S: AsRef<std::ffi::OsStr>>(mut self, args: &[S]) -> Self {
@@ -86,20 +81,11 @@ impl<'a> Spawn<'a> {
     }
 
     pub(super) fn start(self) -> Result<Process> {
-        let Spawn {
-            name,
-            mut command,
-            dir,
-            exits_with_stdin,
-        } = self;
+        let Spawn { name, mut command, dir, exits_with_stdin } = self;
         let log = dir.log_path(name);
         let out = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let err = out.try_clone()?;
-        let stdin = if exits_with_stdin {
-            Stdio::piped()
-        } else {
-            Stdio::null()
-        };
+        let stdin = if exits_with_stdin { Stdio::piped() } else { Stdio::null() };
         // A group of its own, so that Ctrl-C reaches only us and we end it in order.
         let mut child = command
             .process_group(0)
@@ -113,12 +99,7 @@ impl<'a> Spawn<'a> {
             None => Lifeline::Watchdog(watchdog(child.id())?),
         };
         dir.note_pid(child.id(), name)?;
-        Ok(Process {
-            name: name.to_owned(),
-            child,
-            lifeline,
-            log,
-        })
+        Ok(Process { name: name.to_owned(), child, lifeline, log })
     }
 }
 
@@ -138,9 +119,7 @@ impl Process {
 
     /// Everything the program has written so far.
     pub fn log(&self) -> String {
-        std::fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// The last lines of the log, for messages.
@@ -158,8 +137,7 @@ impl Process {
     pub fn signal(&mut self, signal: &str) -> Result<()> {
         // A process that was not waited for keeps its id, so this cannot hit another.
         ensure!(self.is_running(), "{} is not running", self.name);
-        kill(signal, &self.id().to_string())
-            .with_context(|| format!("send SIG{signal} to {}", self.name))
+        kill(signal, &self.id().to_string()).with_context(|| format!("send SIG{signal} to {}", self.name))
     }
 
     /// Kills the program and its group without notice, as a crash or an OOM kill would.
@@ -167,9 +145,7 @@ impl Process {
         if self.is_running() {
             // The group may hold no one else; what counts is the program's own end.
             let _ = kill("KILL", &format!("-{}", self.id()));
-            self.child
-                .kill()
-                .with_context(|| format!("kill {}", self.name))?;
+            self.child.kill().with_context(|| format!("kill {}", self.name))?;
         }
         self.ended(KILL_LIMIT).await
     }
@@ -186,10 +162,7 @@ impl Process {
             Ok(status) => Ok(status),
             Err(_) => {
                 self.kill9().await?;
-                bail!(
-                    "{} ignored SIGTERM for {STOP_LIMIT:?} and was killed",
-                    self.name
-                )
+                bail!("{} ignored SIGTERM for {STOP_LIMIT:?} and was killed", self.name)
             }
         }
     }
@@ -197,11 +170,9 @@ impl Process {
     /// Waits for the program to end by itself.
     pub async fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
         let name = self.name.clone();
-        wait(&format!("{name} to end"), limit, || {
-            std::future::ready(self.look().transpose())
-        })
-        .await?
-        .with_context(|| format!("wait for {name}"))
+        wait(&format!("{name} to end"), limit, || std::future::ready(self.look().transpose()))
+            .await?
+            .with_context(|| format!("wait for {name}"))
     }
 
     /// Whether the program has ended, and how. From then on its id may be another's,

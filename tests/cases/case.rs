@@ -136,7 +136,9 @@ impl Case {
         match &self.asked.expect {
             Expect::Word(_) => false,
             Expect::Detail(detail) => {
-                !detail.findings.is_empty() || detail.becomes.is_some() || detail.patch.as_ref().is_some_and(|patch| !patch.is_empty())
+                !detail.findings.is_empty()
+                    || detail.becomes.is_some()
+                    || detail.patch.as_ref().is_some_and(|patch| !patch.is_empty())
             }
         }
     }
@@ -237,8 +239,10 @@ impl Request {
 
 /// Applies changes as the API server does.
 pub fn apply(changes: &Changes, object: &mut Json) -> Result<(), String> {
-    let patch: Patch = serde_json::from_value(Json::Array(changes.patch.clone())).map_err(|error| format!("no JSON Patch: {error}"))?;
-    json_patch::patch(object, &patch).map_err(|error| format!("the changes cannot be made: {error}\n{:#}", Json::Array(changes.patch.clone())))
+    let patch: Patch =
+        serde_json::from_value(Json::Array(changes.patch.clone())).map_err(|error| format!("no JSON Patch: {error}"))?;
+    json_patch::patch(object, &patch)
+        .map_err(|error| format!("the changes cannot be made: {error}\n{:#}", Json::Array(changes.patch.clone())))
 }
 
 /// The world that these manifests make.
@@ -263,7 +267,9 @@ fn known(manifests: &[Json]) -> Result<World, String> {
                 let policy = serde_json::from_value(manifest).map(|policy: AgentPolicy| policy.spec).map_err(broken);
                 here.policies.insert(name, policy.map_or_else(Loaded::Broken, Loaded::Readable));
             }
-            "AgentIdentity" => _ = here.identities.insert(name.clone(), serde_json::from_value::<AgentIdentity>(manifest).map_err(whole)?),
+            "AgentIdentity" => {
+                _ = here.identities.insert(name.clone(), serde_json::from_value::<AgentIdentity>(manifest).map_err(whole)?)
+            }
             "TaskScope" => _ = here.scopes.insert(name.clone(), serde_json::from_value::<TaskScope>(manifest).map_err(whole)?),
             "AgentTask" => here.put_task(name.clone(), Task::of(&serde_json::from_value::<AgentTask>(manifest).map_err(whole)?)),
             _ => return Err(format!("the world knows no kind `{kind}`")),
@@ -274,20 +280,29 @@ fn known(manifests: &[Json]) -> Result<World, String> {
 
 fn compare(verdict: &Verdict, expected: &Detail) -> Result<(), String> {
     let Verdict { findings, questions } = verdict;
-    let fits = findings.len() == expected.findings.len() && expected.findings.iter().zip(findings).all(|(expected, found)| fits(expected, found));
+    let fits = findings.len() == expected.findings.len()
+        && expected.findings.iter().zip(findings).all(|(expected, found)| fits(expected, found));
     if !fits {
         let mut text = "findings are\n".to_owned();
         for Finding { rule, severity, path, message, policy, help: _ } in findings {
             let severity = serde_json::to_value(severity).unwrap();
-            let _ = writeln!(text, "  - {{rule: {rule}, severity: {}, path: \"{path}\", message: \"{message}\"}} # {policy}", severity.as_str().unwrap());
+            let _ = writeln!(
+                text,
+                "  - {{rule: {rule}, severity: {}, path: \"{path}\", message: \"{message}\"}} # {policy}",
+                severity.as_str().unwrap()
+            );
         }
         return Err(text);
     }
-    if let Some(helpless) = findings.iter().find(|found| mandate::decide::rule::find(found.rule).is_some() && found.help.is_empty()) {
+    if let Some(helpless) =
+        findings.iter().find(|found| mandate::decide::rule::find(found.rule).is_some() && found.help.is_empty())
+    {
         return Err(format!("{} says nothing about what to do instead", helpless.rule));
     }
-    let questions: Vec<String> =
-        questions.iter().map(|question| format!("{} may {} in {}", question.who.username, question.permission, question.namespace)).collect();
+    let questions: Vec<String> = questions
+        .iter()
+        .map(|question| format!("{} may {} in {}", question.who.username, question.permission, question.namespace))
+        .collect();
     same("questions", &expected.questions, &questions)
 }
 

@@ -19,7 +19,10 @@ pub struct KubernetesRule {
     pub api_groups: Vec<String>,
     /// Resources, plural and in lower case, with a subresource after a slash. Example:
     /// `["configmaps", "pods/log"]`.
-    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 253), pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[a-z0-9]([-a-z0-9]*[a-z0-9])?)?$")))]
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(length(min = 1, max = 253), pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"))
+    )]
     pub resources: Vec<String>,
     /// Objects by name; none means every object of the resource in the namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -163,7 +166,8 @@ mod tests {
     #[test]
     fn a_permission_reads_as_people_say_it() {
         let text = |p: Permission| p.to_string();
-        let base = Permission { group: "apps".into(), resource: "deployments".into(), name: Some("web".into()), verb: "get".into() };
+        let base =
+            Permission { group: "apps".into(), resource: "deployments".into(), name: Some("web".into()), verb: "get".into() };
         assert_eq!(text(base.clone()), "get deployments.apps/web");
         assert_eq!(text(Permission { group: String::new(), name: None, ..base }), "get deployments");
     }

@@ -111,14 +111,17 @@ fn ended(plan: &Plan) -> (Phase, String, bool) {
 fn nothing_is_issued_before_the_api_server_was_asked() {
     let plan = Scene { answer: None, ..Scene::default() }.plan(&task(json!({})), 1);
     assert!(plan.steps.is_empty() && plan.status.is_none());
-    let asked: Vec<String> = plan.ask.iter().map(|question| format!("{} {}", question.who.username, question.permission)).collect();
+    let asked: Vec<String> =
+        plan.ask.iter().map(|question| format!("{} {}", question.who.username, question.permission)).collect();
     assert_eq!(asked, ["alice use taskscopes.mandate.dev/read"]);
 }
 
 #[test]
 fn a_task_gets_its_role_before_anything_else_and_its_tokens_last() {
     let plan = Scene::default().plan(&task(json!({})), 1);
-    let [Step::EnsureRole(rules), Step::EnsureServiceAccount, Step::EnsureBinding, Step::EnsureSecret, Step::Fill(fill)] = plan.steps.as_slice() else {
+    let [Step::EnsureRole(rules), Step::EnsureServiceAccount, Step::EnsureBinding, Step::EnsureSecret, Step::Fill(fill)] =
+        plan.steps.as_slice()
+    else {
         panic!("{:?}", plan.steps)
     };
     assert_eq!(rules, &scope(json!({})).spec.kubernetes.rules);
@@ -174,7 +177,11 @@ fn what_is_not_allowed_is_refused_with_its_reason() {
         (json!({}), Scene { scope: Some(scope(secret)), ..Scene::default() }, "SecretKeyNotAllowed"),
         (json!({}), Scene { scope: Some(scope(foreign)), ..Scene::default() }, "AudienceNotAllowed"),
         (json!({"spec": {"onBehalfOf": {"user": "mallory"}}}), Scene::default(), "PersonNotAllowed"),
-        (json!({"spec": {"narrow": {"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]}}}), Scene::default(), "NarrowingTooWide"),
+        (
+            json!({"spec": {"narrow": {"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]}}}),
+            Scene::default(),
+            "NarrowingTooWide",
+        ),
         (json!({"spec": {"narrow": {"credentials": ["crm"]}}}), Scene::default(), "NarrowingTooWide"),
     ];
     for (changes, scene, reason) in cases {
@@ -188,7 +195,10 @@ fn a_person_must_hold_every_permission_of_the_task_themselves() {
     let scene = Scene { answer: None, ..Scene::default() };
     let asked = |on_behalf_of: &str| {
         let plan = scene.plan(&task(json!({"spec": {"onBehalfOf": {"user": on_behalf_of}}})), 1);
-        plan.ask.iter().map(|question| (question.who.username.clone(), question.who.groups.clone(), question.permission.to_string())).collect::<Vec<_>>()
+        plan.ask
+            .iter()
+            .map(|question| (question.who.username.clone(), question.who.groups.clone(), question.permission.to_string()))
+            .collect::<Vec<_>>()
     };
     let own = |groups: &[&str]| groups.iter().map(|group| (*group).to_owned()).collect::<Vec<_>>();
     assert_eq!(
@@ -293,10 +303,20 @@ fn whoever_ends_a_task_and_why_is_kept() {
         (json!({"spec": {"end": {"reason": "Completed"}}}), Scene::default(), "Completed", false),
         (json!({"spec": {"end": {"reason": "Failed", "message": "no ledger"}}}), Scene::default(), "Failed", true),
         (json!({"spec": {"end": {"reason": "Revoked"}}}), Scene::default(), "Revoked", true),
-        (json!({}), Scene { identity: Some(identity(json!({"spec": {"suspend": true}}))), ..Scene::default() }, "AgentSuspended", true),
+        (
+            json!({}),
+            Scene { identity: Some(identity(json!({"spec": {"suspend": true}}))), ..Scene::default() },
+            "AgentSuspended",
+            true,
+        ),
         (json!({}), Scene { identity: None, ..Scene::default() }, "AgentDeleted", true),
         (json!({}), Scene { scope: None, ..Scene::default() }, "ScopeDeleted", true),
-        (json!({}), Scene { scope: Some(scope(json!({"metadata": {"uid": "scope-2"}}))), ..Scene::default() }, "ScopeDeleted", true),
+        (
+            json!({}),
+            Scene { scope: Some(scope(json!({"metadata": {"uid": "scope-2"}}))), ..Scene::default() },
+            "ScopeDeleted",
+            true,
+        ),
         (json!({}), Scene { scope: Some(scope(json!({"spec": {"maxTTL": "30m"}}))), ..Scene::default() }, "TtlTooLong", true),
         (json!({}), Scene { scope: Some(scope(json!({"spec": {"credentials": []}}))), ..Scene::default() }, "ScopeChanged", true),
     ];
@@ -304,7 +324,10 @@ fn whoever_ends_a_task_and_why_is_kept() {
         let plan = scene.plan(&active(changes), 100);
         assert_eq!(ended(&plan), (Phase::Ended, reason.into(), warning));
         let conditions = plan.status.unwrap().conditions;
-        assert_eq!(conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str())).collect::<Vec<_>>(), [("Ended", "True", reason)]);
+        assert_eq!(
+            conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str())).collect::<Vec<_>>(),
+            [("Ended", "True", reason)]
+        );
     }
 }
 
@@ -312,14 +335,21 @@ fn whoever_ends_a_task_and_why_is_kept() {
 fn a_scope_that_shrinks_shrinks_the_task_and_one_that_grows_does_not() {
     let task = active(json!({}));
     let less = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]);
-    let plan = Scene { scope: Some(scope(json!({"spec": {"kubernetes": {"rules": less}}}))), ..Scene::default() }.plan(&task, 100);
+    let plan =
+        Scene { scope: Some(scope(json!({"spec": {"kubernetes": {"rules": less}}}))), ..Scene::default() }.plan(&task, 100);
     let [Step::EnsureRole(rules)] = plan.steps.as_slice() else { panic!("{:?}", plan.steps) };
     assert_eq!(permissions(rules).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(), ["get configmaps"]);
     assert_eq!(plan.report.unwrap().because.reason, Reason::Narrowed);
     let more = json!([{"apiGroups": [""], "resources": ["configmaps", "pods"], "verbs": ["get", "list", "delete"]}]);
-    let plan = Scene { scope: Some(scope(json!({"spec": {"kubernetes": {"rules": more}}}))), ..Scene::default() }.plan(&task, 100);
+    let plan =
+        Scene { scope: Some(scope(json!({"spec": {"kubernetes": {"rules": more}}}))), ..Scene::default() }.plan(&task, 100);
     assert!(plan.steps.is_empty() && plan.report.is_none(), "{plan:?}");
-    let none = Scene { scope: Some(scope(json!({"spec": {"kubernetes": {"rules": []}, "credentials": [{"name": "ledger", "serviceAccountToken": {"audience": "https://ledger"}}, {"name": "kubernetes", "serviceAccountToken": {}}]}}))), ..Scene::default() };
+    let none = Scene {
+        scope: Some(scope(
+            json!({"spec": {"kubernetes": {"rules": []}, "credentials": [{"name": "ledger", "serviceAccountToken": {"audience": "https://ledger"}}, {"name": "kubernetes", "serviceAccountToken": {}}]}}),
+        )),
+        ..Scene::default()
+    };
     let plan = none.plan(&task, 100);
     assert_eq!(plan.steps, [Step::Take(Object::Binding), Step::Take(Object::Role)]);
 }
@@ -383,7 +413,8 @@ fn tasks_that_started_together_do_not_renew_together() {
 
 #[test]
 fn a_shorter_policy_shortens_tokens_but_not_below_what_the_api_server_issues() {
-    let spec: AgentPolicySpec = serde_json::from_value(json!({"owner": {"team": "t", "contact": "c"}, "workloads": {"maxTokenTTL": "10m"}})).unwrap();
+    let spec: AgentPolicySpec =
+        serde_json::from_value(json!({"owner": {"team": "t", "contact": "c"}, "workloads": {"maxTokenTTL": "10m"}})).unwrap();
     let most = spec.guardrails.workloads.unwrap().max_token_ttl;
     let credential = Credential {
         name: "x".into(),

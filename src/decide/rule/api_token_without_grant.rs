@@ -17,7 +17,10 @@ pub const RULE: Rule = Rule {
     sites: &[Site {
         at: "spec.volumes[].projected.sources[].serviceAccountToken",
         field: ".audience",
-        when: Cond::All(&[Cond::Not(&Cond::Text("this.audience")), Cond::Known(Knowledge { look: grants_nothing, lacks: "the task" })]),
+        when: Cond::All(&[
+            Cond::Not(&Cond::Text("this.audience")),
+            Cond::Known(Knowledge { look: grants_nothing, lacks: "the task" }),
+        ]),
         message: "volume `{volume.name}` projects a token for the API server, where the task may do nothing",
         help: "set the `audience` of the system the token is for, or remove the source",
         ..Site::POD

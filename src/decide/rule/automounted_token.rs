@@ -14,7 +14,9 @@ pub const RULE: Rule = Rule {
     what: "a pod that works for no task gets a token for the API server mounted by default.",
     why: "The token carries the standing rights of its ServiceAccount, for as long as the pod runs, whether the code in it needs them or not.",
     fix: "Set automountServiceAccountToken: false, or label the pod with its task.",
-    references: &["https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-account/#opt-out-of-api-credential-automounting"],
+    references: &[
+        "https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-account/#opt-out-of-api-credential-automounting",
+    ],
     since: "0.1.0",
     allows: "",
     sites: &[Site {
@@ -28,7 +30,10 @@ pub const RULE: Rule = Rule {
             // tells.
             Cond::Any(&[
                 Cond::Some("spec.C[].volumeMounts[]", &Cond::Is("this.mountPath", names::KUBERNETES_DIR)),
-                Cond::All(&[Cond::Unadmitted, Cond::Not(&Cond::Known(Knowledge { look: switched_off, lacks: "the ServiceAccount" }))]),
+                Cond::All(&[
+                    Cond::Unadmitted,
+                    Cond::Not(&Cond::Known(Knowledge { look: switched_off, lacks: "the ServiceAccount" })),
+                ]),
             ]),
         ]),
         message: "a token for the API server is mounted though the pod works for no task",

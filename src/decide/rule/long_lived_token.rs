@@ -11,7 +11,9 @@ pub const RULE: Rule = Rule {
     what: "a projected ServiceAccount token lives longer than the policy lets it.",
     why: "A token that is copied out of the pod works until it expires; the kubelet renews it anyway, so a long life buys nothing.",
     fix: "Set expirationSeconds to maxTokenTTL or less; 600 is the API server's least.",
-    references: &["https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-account/#launch-a-pod-using-service-account-token-projection"],
+    references: &[
+        "https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-account/#launch-a-pod-using-service-account-token-projection",
+    ],
     since: "0.1.0",
     allows: "",
     sites: &[Site {

@@ -45,11 +45,15 @@ pub const RULE: Rule = Rule {
     code: None,
 };
 
-const OTHERS_BY_CONTAINER: &str = "container `{container.name}` reaches `{this.name}`, the credentials of a task that is not the pod's own";
-const STALE_BY_CONTAINER: &str = "container `{container.name}` takes the task's credentials in a way that does not follow their renewal";
-const OTHERS_AS_VOLUME: &str = "volume `{volume.name}` reaches `{this.secretName}`, the credentials of a task that is not the pod's own";
+const OTHERS_BY_CONTAINER: &str =
+    "container `{container.name}` reaches `{this.name}`, the credentials of a task that is not the pod's own";
+const STALE_BY_CONTAINER: &str =
+    "container `{container.name}` takes the task's credentials in a way that does not follow their renewal";
+const OTHERS_AS_VOLUME: &str =
+    "volume `{volume.name}` reaches `{this.secretName}`, the credentials of a task that is not the pod's own";
 const OTHERS_AS_SHARE: &str = "volume `{volume.name}` reaches `{this}`, the credentials of a task that is not the pod's own";
-const OTHERS_BY_VOLUME: &str = "volume `{volume.name}` reaches `{this.name}`, the credentials of a task that is not the pod's own";
+const OTHERS_BY_VOLUME: &str =
+    "volume `{volume.name}` reaches `{this.name}`, the credentials of a task that is not the pod's own";
 const STALE_BY_VOLUME: &str = "volume `{volume.name}` takes the task's credentials in a way that does not follow their renewal";
 const LACKS: &str = "the task, and which Secret is its own";
 const SITE: Site = Site {
@@ -69,7 +73,11 @@ const fn stale(at: &'static str, message: &'static str) -> Site {
 
 /// The Secret that is named at the place, whatever form the reference has.
 fn named<'a>(scene: &Scene<'a, '_>) -> &'a str {
-    scene.this.as_str().or_else(|| Some(scene.this.text("name")).filter(|name| !name.is_empty())).unwrap_or_else(|| scene.this.text("secretName"))
+    scene
+        .this
+        .as_str()
+        .or_else(|| Some(scene.this.text("name")).filter(|name| !name.is_empty()))
+        .unwrap_or_else(|| scene.this.text("secretName"))
 }
 
 fn is_own(scene: &Scene<'_, '_>) -> bool {
