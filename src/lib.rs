@@ -21,6 +21,7 @@
 //!   [`decide::mutate`] changes it, [`decide::admit`] judges it → answer with every finding.
 //! - **A manifest is judged**, without a cluster: files → [`cli`] → [`decide::admit`] → findings,
 //!   exit status.
+#![deny(clippy::print_stdout, reason = "`mandate … | head` is no panic: write through a writer that says so")]
 
 pub mod api;
 pub mod cli;

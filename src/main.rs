@@ -1,3 +1,5 @@
+//! The binary: the command line of the library, and the two things only a process has.
+
 use std::process::ExitCode;
 
 use clap::Parser as _;

@@ -43,7 +43,7 @@ macro_rules! label {
 
 label! {
     /// Resource, with its subresource, as an API server names it.
-    #[allow(missing_docs)]
+    #[allow(missing_docs, reason = "the values say it")]
     Resource {
         AgentIdentities = "agentidentities",
         AgentIdentitiesStatus = "agentidentities/status",
@@ -77,7 +77,7 @@ impl Resource {
 
 label! {
     /// What an admission request does to its object.
-    #[allow(missing_docs)]
+    #[allow(missing_docs, reason = "the values say it")]
     Operation { Create = "create", Update = "update", Delete = "delete", Connect = "connect" }
 }
 
@@ -95,7 +95,7 @@ label! {
 
 label! {
     /// Kind that is reconciled.
-    #[allow(missing_docs)]
+    #[allow(missing_docs, reason = "the values say it")]
     Kind { AgentIdentity = "AgentIdentity", AgentTask = "AgentTask" }
 }
 
@@ -115,13 +115,13 @@ label! {
 
 label! {
     /// How an object was written.
-    #[allow(missing_docs)]
+    #[allow(missing_docs, reason = "the values say it")]
     Verb { Create = "create", Update = "update", Patch = "patch", Delete = "delete" }
 }
 
 label! {
     /// Where a task stands.
-    #[allow(missing_docs)]
+    #[allow(missing_docs, reason = "the values say it")]
     TaskPhase { Pending = "pending", Active = "active", Ended = "ended", Refused = "refused" }
 }
 

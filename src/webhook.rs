@@ -359,7 +359,7 @@ async fn change(State(shop): State<Arc<Shop>>, request: axum::extract::Request) 
                 }
                 Err(_) => {
                     answer =
-                        Answer::refuse(request.uid.clone(), 500, "InternalError", "the changes could not be written".to_owned())
+                        Answer::refuse(request.uid.clone(), 500, "InternalError", "the changes could not be written".to_owned());
                 }
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! `tests/cases/<rule>/*.yaml` are the cases; `docs/cases.md` lists the numbered ones and
 //! says how to write one. No cluster, no clock, no network.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
 #[path = "cases/case.rs"]
 mod case;

@@ -3,8 +3,7 @@
 //!
 //! Everything about processes is read from `/proc`, so the benches need Linux.
 
-// Each bench compiles its own copy and uses its own part.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each bench compiles its own copy and uses its own part")]
 
 pub mod pod;
 

@@ -46,7 +46,7 @@ fn polish(value: &mut Value) {
                     // Lines of the source are no lines of the text: `kubectl explain` breaks
                     // them anew.
                     ("description", Value::String(text)) => {
-                        *text = text.replace("\n\n", "\0").replace('\n', " ").replace('\0', "\n\n")
+                        *text = text.replace("\n\n", "\0").replace('\n', " ").replace('\0', "\n\n");
                     }
                     // What is no duration has no length: one error is enough.
                     ("rule", Value::String(rule)) if rule.contains("duration(self)") => {
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn every_field_a_person_writes_is_documented() {
-        fn walk(at: &str, schema: &serde_json::Value, bare: &mut Vec<String>) {
+        fn walk(at: &str, schema: &Value, bare: &mut Vec<String>) {
             for (name, property) in schema["properties"].as_object().into_iter().flatten() {
                 let path = format!("{at}.{name}");
                 if property["description"].as_str().is_none_or(str::is_empty) {

@@ -28,9 +28,11 @@ pub struct Fact {
     pub digest: u64,
 }
 
+type InNamespace = HashMap<Box<str>, Fact>;
+
 /// Objects of one kind that Mandate owns, by namespace and name.
 #[derive(Clone, Debug, Default)]
-pub struct Facts(Arc<RwLock<HashMap<Arc<str>, HashMap<Box<str>, Fact>>>>);
+pub struct Facts(Arc<RwLock<HashMap<Arc<str>, InNamespace>>>);
 
 impl Facts {
     /// The object of this name, where its owner is the one with this UID.

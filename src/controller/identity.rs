@@ -74,7 +74,7 @@ async fn bring(identity: &AgentIdentity, context: &Context) -> Result<(Reconcile
     let old = identity.status.clone().unwrap_or_default();
     let mut conditions = Conditions::from(&old.conditions);
     let mut set = |type_, status, reason: &str, message: &str| {
-        conditions.set(type_, status, reason, message, identity.metadata.generation, now)
+        conditions.set(type_, status, reason, message, identity.metadata.generation, now);
     };
     let next = match &refusal {
         Some(because) => {

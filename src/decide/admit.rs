@@ -235,7 +235,7 @@ fn other_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict 
         object_findings(world, Reviewed { namespace: review.namespace, name: review.name, on, object, unadmitted: false }, now)
     };
     let mut findings = only_new(of(review.object), review.old.map(of));
-    if workload::templates(review.object).first().is_some() {
+    if !workload::templates(review.object).is_empty() {
         findings.iter_mut().for_each(|finding| finding.severity = finding.severity.min(Severity::Warn));
     }
     Verdict::new(findings)

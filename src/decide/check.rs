@@ -195,7 +195,7 @@ fn requester(task: &AgentTask) -> Result<&Requester, Hold> {
     })
 }
 
-fn identity<'a>(case: Case<'a>) -> Result<&'a AgentIdentity, Hold> {
+fn identity(case: Case<'_>) -> Result<&AgentIdentity, Hold> {
     let name = &case.task.spec.agent;
     let Some(identity) = case.identity else {
         return Err(wait(
@@ -220,7 +220,7 @@ fn identity<'a>(case: Case<'a>) -> Result<&'a AgentIdentity, Hold> {
     Ok(identity)
 }
 
-fn scope<'a>(case: Case<'a>) -> Result<&'a TaskScope, Hold> {
+fn scope(case: Case<'_>) -> Result<&TaskScope, Hold> {
     case.scope.ok_or_else(|| {
         let name = &case.task.spec.scope;
         wait(

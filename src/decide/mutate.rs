@@ -63,10 +63,10 @@ pub fn mutate(world: &World, review: &Review<'_>, now: Timestamp) -> Changes {
     let mut changes = Changes::default();
     match (review.group, review.resource, review.subresource) {
         ("", "pods", "") if review.operation == Operation::Create => pod_changes(world, review, now, &mut changes),
-        ("", "serviceaccounts", "token") => {
-            if review.object.member("spec").and_then(|spec| spec.whole("expirationSeconds")) == Some(YEAR_LONG_MARK) {
-                changes.replace("/spec/expirationSeconds", json!(DEFAULT_TOKEN));
-            }
+        ("", "serviceaccounts", "token")
+            if review.object.member("spec").and_then(|spec| spec.whole("expirationSeconds")) == Some(YEAR_LONG_MARK) =>
+        {
+            changes.replace("/spec/expirationSeconds", json!(DEFAULT_TOKEN));
         }
         (GROUP, "agenttasks", "") => stamp(review, &mut changes),
         _ => {}

@@ -486,6 +486,7 @@ impl Node {
 ///
 /// # Panics
 /// Never: that every rule can be resolved is shown by a test.
+#[must_use]
 pub fn program() -> &'static Program {
     static PROGRAM: LazyLock<Program> =
         LazyLock::new(|| Program::of(RULES).expect("every rule here can be resolved, which a test shows"));

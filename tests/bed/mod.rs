@@ -20,8 +20,7 @@
 //! [`access`] (who one can be), [`process`] (how a program is run and surely ended),
 //! [`dir`] (what is left behind, and for how long), [`audit`], [`pki`].
 
-// Each includer (tests, demo, benches) compiles its own copy and uses its own part.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each includer (tests, demo, benches) compiles its own copy and uses its own part")]
 
 mod access;
 mod audit;

@@ -268,7 +268,7 @@ fn known(manifests: &[Json]) -> Result<World, String> {
                 here.policies.insert(name, policy.map_or_else(Loaded::Broken, Loaded::Readable));
             }
             "AgentIdentity" => {
-                _ = here.identities.insert(name.clone(), serde_json::from_value::<AgentIdentity>(manifest).map_err(whole)?)
+                _ = here.identities.insert(name.clone(), serde_json::from_value::<AgentIdentity>(manifest).map_err(whole)?);
             }
             "TaskScope" => _ = here.scopes.insert(name.clone(), serde_json::from_value::<TaskScope>(manifest).map_err(whole)?),
             "AgentTask" => here.put_task(name.clone(), Task::of(&serde_json::from_value::<AgentTask>(manifest).map_err(whole)?)),

@@ -7,6 +7,7 @@
 //!
 //! Reading order: [`place`] has the words the tests are written in, [`lifecycle`] what Mandate
 //! is for; then [`hostile`], [`admission`], [`schema`], [`crash`], [`absent`], [`chart`].
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
 #[path = "../bed/mod.rs"]
 mod bed;

@@ -1,5 +1,6 @@
 //! The words in which the tests are written: a namespace with an agent in it, the people
 //! around it, and what one can ask of a token.
+#![allow(dead_code, reason = "words for tests to come; each is small")]
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
