@@ -42,8 +42,9 @@ generate: build ## everything that the binary prints and that is committed
 	mkdir -p crds charts/mandate/files/crds
 	$(BIN) crds --output-dir crds
 	$(BIN) crds --output-dir charts/mandate/files/crds
+	$(BIN) docs .
 
-verify: ## format, lints, generated files current, licences and advisories
+verify: ## format, lints, generated files current, no ring, licences and sources of what comes in
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(MAKE) generate

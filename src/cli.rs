@@ -4,6 +4,7 @@
 //! Exit status: 0 done; 1 the answer is no (a task was refused, manifests have findings);
 //! 2 it could not be done (bad usage, no cluster, no file).
 
+mod docs;
 mod explain;
 mod lint;
 mod manifest;
@@ -53,6 +54,9 @@ enum Command {
     Webhooks(print::Args),
     /// Print completions for a shell
     Completion(print::Completion),
+    /// Write what is generated of the documentation into a checkout
+    #[command(hide = true)]
+    Docs(docs::Args),
 }
 
 /// How a command ends when nothing went wrong.
@@ -91,6 +95,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Rbac(args) => print::rbac(&args),
         Command::Webhooks(args) => print::webhooks(&args),
         Command::Completion(args) => print::completion(&args),
+        Command::Docs(args) => docs::run(&args),
     }
 }
 

@@ -38,7 +38,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn level(level: Level) -> &'static str {
+/// From which profile on a rule refuses, as people write it.
+pub(super) fn level(level: Level) -> &'static str {
     match level {
         Level::Always => "always",
         Level::Baseline => "baseline",

@@ -65,6 +65,7 @@ pub(super) struct Start {
     /// How long to wait for the authority, in seconds; 0 waits not at all
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     wait: u64,
+    /// How the task is printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
@@ -75,6 +76,7 @@ pub(super) struct Get {
     cluster: Cluster,
     /// The task; without one, all tasks of the namespace
     name: Option<String>,
+    /// How tasks are printed
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
 }
