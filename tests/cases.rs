@@ -6,6 +6,8 @@
 
 #[path = "cases/case.rs"]
 mod case;
+#[path = "cases/laws.rs"]
+mod laws;
 #[path = "cases/property.rs"]
 mod property;
 
