@@ -439,6 +439,9 @@ fn refusal(error: kube::Error, name: &str, doing: &'static str) -> ApplyError {
         let missing: Vec<&str> = status.message.lines().skip(1).map(str::trim).collect();
         let message = format!("the scope is beyond the cluster's ceiling: Mandate's controller does not hold {}; a cluster administrator can add it to ceiling.rules", missing.join(", "));
         Because::new(Reason::BeyondCeiling, message)
+    } else if status.is_forbidden() && status.message.contains(names::ROLES_POLICY) {
+        let said = status.message.split_once("denied request: ").map_or(status.message.as_str(), |(_, said)| said);
+        Because::new(Reason::BeyondCeiling, format!("the scope is {said}"))
     } else if status.is_forbidden() && !is_by_policy(status) {
         let message = format!("Mandate may not work in this namespace ({}); the platform can add it to guardedNamespaces", status.message);
         Because::new(Reason::NamespaceNotGuarded, message)
