@@ -185,11 +185,8 @@ fn bindings(by_controller: (&'static str, String)) -> Policy {
 fn roles(by_controller: (&'static str, String), ceiling: &[KubernetesRule]) -> Policy {
     let holds = |rule: &str| format!("group in {rule}.apiGroups && resource in {rule}.resources && verb in {rule}.verbs");
     let named = "!has(top.resourceNames) || (rule.?resourceNames.orValue([]).size() > 0 && rule.resourceNames.all(name, name in top.resourceNames))";
-    let beyond = format!(
-        "variables.own.exists(own, {}) && !variables.ceiling.exists(top, {} && ({named}))",
-        holds("own"),
-        holds("top")
-    );
+    let beyond =
+        format!("variables.own.exists(own, {}) && !variables.ceiling.exists(top, {} && ({named}))", holds("own"), holds("top"));
     let some = |list: &str, item: &str, rest: &str| format!("rule.?{list}.orValue([]).exists({item}, {rest})");
     let rule = some("apiGroups", "group", &some("resources", "resource", &some("verbs", "verb", &beyond)));
     Policy {
@@ -218,7 +215,8 @@ fn roles(by_controller: (&'static str, String), ceiling: &[KubernetesRule]) -> P
 /// CEL: rules as a list of maps. The keys are in order, as the chart writes them.
 fn literal(rules: &[KubernetesRule]) -> String {
     let map = |KubernetesRule { api_groups, resources, resource_names, verbs }: &KubernetesRule| {
-        let mut map = BTreeMap::from([("apiGroups", api_groups.clone()), ("resources", resources.clone()), ("verbs", verbs.clone())]);
+        let mut map =
+            BTreeMap::from([("apiGroups", api_groups.clone()), ("resources", resources.clone()), ("verbs", verbs.clone())]);
         if !resource_names.is_empty() {
             map.insert("resourceNames", resource_names.clone());
         }
@@ -288,7 +286,11 @@ fn owners() -> Policy {
         variables: vec![],
         must: vec![(
             format!("{} == {}", of("object"), of("oldObject")),
-            say(&["`", "+object.metadata.name", "` belongs to a task and cannot be orphaned; Mandate takes it back when the task ends"]),
+            say(&[
+                "`",
+                "+object.metadata.name",
+                "` belongs to a task and cannot be orphaned; Mandate takes it back when the task ends",
+            ]),
         )],
     }
 }
@@ -307,7 +309,11 @@ fn requesters() -> Policy {
         variables: vec![],
         must: vec![(
             [same("username", "''"), same("groups", "[]"), same("extra", "{}")].join(" && "),
-            say(&["spec.requestedBy must say who asks, `", "+request.userInfo.username", "`; the webhook of Mandate writes it, so it is not registered or did not answer"]),
+            say(&[
+                "spec.requestedBy must say who asks, `",
+                "+request.userInfo.username",
+                "`; the webhook of Mandate writes it, so it is not registered or did not answer",
+            ]),
         )],
     }
 }

@@ -12,6 +12,8 @@
 mod bed;
 
 mod chart;
+mod hostile;
 mod lifecycle;
 mod place;
 mod policies;
+mod schema;

@@ -410,9 +410,10 @@ async fn what_a_task_owns_is_orphaned_by_nobody() {
         .user("system:serviceaccount:kube-system:generic-garbage-collector", &["system:masters", "system:authenticated"])
         .unwrap();
     let name = "mandate-task-orphan";
-    let owner = make(&bed.admin(), Some(GUARDED), json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "an-owner"}}))
-        .await
-        .unwrap();
+    let owner =
+        make(&bed.admin(), Some(GUARDED), json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "an-owner"}}))
+            .await
+            .unwrap();
     let references = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "an-owner", "uid": owner["metadata"]["uid"], "controller": true}]);
     for mut object in [account(name), secret(name, SECRET_TYPE), role(name, &["get"]), own_binding(name)] {
         object["metadata"]["ownerReferences"] = references.clone();
