@@ -18,6 +18,9 @@ pub const TASK_PREFIX: &str = "mandate-task-";
 pub const AGENT_PREFIX: &str = "mandate-agent-";
 /// Type of the Secret that holds a task's credentials; the only type the controller may write.
 pub const SECRET_TYPE: &str = "mandate.dev/task-credentials";
+/// ValidatingAdmissionPolicy that keeps the Roles of tasks to the ceiling. What it refuses is
+/// beyond the ceiling, not somebody else's object.
+pub const ROLES_POLICY: &str = "mandate-controller-roles";
 /// Label by which a pod says for which AgentTask it works.
 pub const TASK_LABEL: &str = "mandate.dev/task";
 /// Label on what Mandate owns, with value [`MANAGER`].

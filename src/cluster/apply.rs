@@ -47,14 +47,9 @@ pub enum ApplyError {
     /// No token was issued.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// A Secret to copy from lacks the key.
-    #[error("Secret `{secret}` has no key `{key}`")]
-    NoKey {
-        /// The Secret.
-        secret: String,
-        /// The key.
-        key: String,
-    },
+    /// What is to be copied is not there, and may still come.
+    #[error("{}", .0.message)]
+    Missing(Because),
 }
 
 impl ApplyError {
@@ -66,10 +61,9 @@ impl ApplyError {
     #[must_use]
     pub fn category(&self) -> &'static str {
         match self {
-            Self::Refused(because) => because.reason.as_str(),
+            Self::Refused(because) | Self::Missing(because) => because.reason.as_str(),
             Self::Failed { .. } => "api",
             Self::Token(_) => "token",
-            Self::NoKey { .. } => "key",
         }
     }
 }
@@ -257,7 +251,12 @@ impl<'a> Work<'a> {
     /// The value of one key of a Secret that a ClusterAgentPolicy lets be copied.
     async fn copy(&self, key: &SecretKey) -> Result<SecretBox<Vec<u8>>, ApplyError> {
         let api: Api<Secret> = Api::namespaced(self.writer.client.clone(), &self.namespace);
+        let missing = |what: String| ApplyError::Missing(Because::new(Reason::SecretKeyNotFound, what));
         let mut secret = api.get(&key.secret_name).await.map_err(|error| match &error {
+            kube::Error::Api(status) if status.is_not_found() => missing(format!(
+                "there is no Secret `{}` in namespace `{}` to copy key `{}` from; create it",
+                key.secret_name, self.namespace, key.key
+            )),
             kube::Error::Api(status) if status.is_forbidden() => ApplyError::Refused(Because::new(
                 Reason::SecretKeyNotAllowed,
                 format!(
@@ -268,9 +267,9 @@ impl<'a> Work<'a> {
             _ => ApplyError::failed("reading the Secret to copy from")(error),
         })?;
         let value = secret.data.as_mut().and_then(|data| data.remove(&key.key));
-        value
-            .map(|bytes| SecretBox::new(Box::new(bytes.0)))
-            .ok_or_else(|| ApplyError::NoKey { secret: key.secret_name.clone(), key: key.key.clone() })
+        value.map(|bytes| SecretBox::new(Box::new(bytes.0))).ok_or_else(|| {
+            missing(format!("Secret `{}` in namespace `{}` has no key `{}`; add it", key.secret_name, self.namespace, key.key))
+        })
     }
 
     async fn take_one(&self, object: Object) -> Result<(), ApplyError> {
@@ -503,6 +502,9 @@ fn refusal(error: kube::Error, name: &str, doing: &'static str) -> ApplyError {
             missing.join(", ")
         );
         Because::new(Reason::BeyondCeiling, message)
+    } else if status.is_forbidden() && status.message.contains(names::ROLES_POLICY) {
+        let said = status.message.split_once("denied request: ").map_or(status.message.as_str(), |(_, said)| said);
+        Because::new(Reason::BeyondCeiling, format!("the scope is {said}"))
     } else if status.is_forbidden() && !is_by_policy(status) {
         let message =
             format!("Mandate may not work in this namespace ({}); the platform can add it to guardedNamespaces", status.message);

@@ -95,6 +95,12 @@ async fn bring(task: &AgentTask, context: &Context) -> Result<(Reconciled, Actio
             work.carry_out(&plan.steps, now).await.map_err(|source| TaskError::Apply { task: key(task), source })?;
             (plan, vec![])
         }
+        // For one that runs it is an error to try again: its credentials still live.
+        Err(ApplyError::Missing(because)) if !grant::is_active(task) => {
+            let plan = grant::hold_back(task, because, now);
+            work.carry_out(&plan.steps, now).await.map_err(|source| TaskError::Apply { task: key(task), source })?;
+            (plan, vec![])
+        }
         Err(source) => return Err(TaskError::Apply { task: key(task), source }),
     };
     if !plan.steps.is_empty() {

@@ -57,6 +57,7 @@ pub fn admit(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
     match (review.group, review.resource, review.subresource) {
         ("", "pods", "" | "ephemeralcontainers") => pod_verdict(world, review, now),
         ("", "serviceaccounts", "token") => token_request(world, review, now),
+        ("", "secrets", "") => secret(world, review, now),
         (crate::api::GROUP, "agenttasks", "") => task(world, review),
         (crate::api::GROUP, "taskscopes", "") => scope(world, review),
         // The other kinds of Mandate are held by their schemas alone.
@@ -318,6 +319,24 @@ fn token_request(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict 
         };
     }
     other_verdict(world, review, now)
+}
+
+/// Secrets: whatever the policies let pass, none is filled with a token of a task or an agent
+/// that has no end. Changing what is already there changes nothing about the token in it,
+/// unless it is pointed at another ServiceAccount.
+fn secret(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
+    let account_of = |secret: &Value<'_>| match secret.at(&["metadata", "annotations", "kubernetes.io/service-account.name"]) {
+        Some(Value::Str(name)) if secret.text("type") == "kubernetes.io/service-account-token" => name.to_string(),
+        _ => String::new(),
+    };
+    let account = account_of(review.object);
+    let is_ours = account.starts_with(names::TASK_PREFIX) || account.starts_with(names::AGENT_PREFIX);
+    if !is_ours || review.old.is_some_and(|old| account_of(old) == account) {
+        return other_verdict(world, review, now);
+    }
+    let path = "metadata.annotations['kubernetes.io/service-account.name']";
+    let message = format!("tokens of `{account}` are issued by Mandate alone");
+    Verdict::new(vec![always("task-token", path, message, "let a TaskScope issue the token (`credentials`)")])
 }
 
 /// Reads an object of Mandate with the very type that the controller uses.

@@ -119,6 +119,8 @@ reasons! {
     AudienceNotAllowed,
     /// No ClusterAgentPolicy allows the static secret.
     SecretKeyNotAllowed,
+    /// The static secret is allowed and does not exist (yet).
+    SecretKeyNotFound,
     /// The narrowing asks for more than the scope gives.
     NarrowingTooWide,
     /// The scope gives more than the controller itself holds.

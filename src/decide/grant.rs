@@ -138,6 +138,9 @@ pub struct Report {
 /// The API server issues no token that lives shorter, in seconds.
 const SHORTEST_TOKEN: i64 = 600;
 
+/// How often a static secret that is not there yet is looked for.
+const LOOK_FOR_SECRETS: SignedDuration = SignedDuration::from_secs(15);
+
 /// Binding first: it acts at once.
 const TAKE_BACK: [Step; 4] =
     [Step::Take(Object::Binding), Step::Take(Object::Role), Step::Take(Object::Secret), Step::Take(Object::ServiceAccount)];
@@ -174,7 +177,9 @@ fn gone(because: Because) -> Because {
     Because { reason, ..because }
 }
 
-fn is_active(task: &AgentTask) -> bool {
+/// Whether a task has its authority.
+#[must_use]
+pub fn is_active(task: &AgentTask) -> bool {
     task.status.as_ref().and_then(|status| status.phase) == Some(Phase::Active)
 }
 
@@ -258,6 +263,14 @@ fn wait(task: &AgentTask, because: Because, now: Timestamp) -> Plan {
     status.conditions = conditions.into_vec();
     let report = is_news.then_some(Report { warning: true, because });
     Plan { ask: vec![], steps: vec![], status: Some(status), report, look_again: Some(deadline(task)) }
+}
+
+/// What is to be issued cannot be yet, as was found on the way: nothing stands until it can.
+pub fn hold_back(task: &AgentTask, because: Because, now: Timestamp) -> Plan {
+    let plan = wait(task, because, now);
+    // Nothing tells when it comes: Secrets are not watched.
+    let soon = now.checked_add(LOOK_FOR_SECRETS).ok();
+    Plan { steps: TAKE_BACK.to_vec(), look_again: plan.look_again.min(soon), ..plan }
 }
 
 fn ask(questions: Vec<Question>) -> Plan {

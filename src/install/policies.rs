@@ -2,8 +2,9 @@
 //! them, so they hold with Mandate down, and for a controller that somebody took over.
 //!
 //! Three keep the controller to what it makes itself (tokens, Secrets, everything else);
-//! one keeps what it binds to what it owns; two keep everybody else off the names of tasks
-//! and off giving tasks rights past their scopes; one keeps a task's requester true.
+//! two keep what it binds to what it owns, and what it hands out to the ceiling; two keep
+//! everybody else off the names of tasks and off giving tasks rights past their scopes; one
+//! keeps what a task owns the task's; one keeps a task's requester true.
 //!
 //! Nobody but the controller is ever stopped from deleting, and Kubernetes' own controllers
 //! may change what they need to: namespaces go, garbage is collected.
@@ -15,12 +16,14 @@
 //! can try whether a whole value in a Secret equals a guess; it learns nothing of a value
 //! that cannot be guessed.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
-use super::rbac::meta;
+use super::rbac::{self, meta};
 use super::{CONTROLLER, Install};
-use crate::api::GROUP;
-use crate::api::names::{AGENT_PREFIX, SECRET_TYPE, TASK_PREFIX};
+use crate::api::names::{AGENT_PREFIX, ROLES_POLICY, SECRET_TYPE, TASK_PREFIX};
+use crate::api::{GROUP, KubernetesRule};
 
 /// Longest life of a token that the controller may ask for, in seconds. It also keeps out
 /// 3607, for which the API server would issue a token of one year.
@@ -55,9 +58,11 @@ pub(super) fn objects(install: &Install) -> Vec<Value> {
         tokens(by_controller.clone()),
         secrets(by_controller.clone()),
         owned(by_controller.clone()),
-        bindings(by_controller),
+        bindings(by_controller.clone()),
+        roles(by_controller, &install.ceiling),
         reserved_names(by_others.clone()),
         reserved_subjects(by_others),
+        owners(),
         requesters(),
     ]
     .into_iter()
@@ -173,6 +178,53 @@ fn bindings(by_controller: (&'static str, String)) -> Policy {
     }
 }
 
+/// The controller hands out what the ceiling holds, never what it works with itself. RBAC
+/// would let it, since it holds that too: whoever took it over could then give a task the
+/// right to patch Secrets, and with the token of that task read every one of them; and the
+/// author of a scope could give a task what no cluster administrator put into the ceiling.
+fn roles(by_controller: (&'static str, String), ceiling: &[KubernetesRule]) -> Policy {
+    let holds = |rule: &str| format!("group in {rule}.apiGroups && resource in {rule}.resources && verb in {rule}.verbs");
+    let named = "!has(top.resourceNames) || (rule.?resourceNames.orValue([]).size() > 0 && rule.resourceNames.all(name, name in top.resourceNames))";
+    let beyond =
+        format!("variables.own.exists(own, {}) && !variables.ceiling.exists(top, {} && ({named}))", holds("own"), holds("top"));
+    let some = |list: &str, item: &str, rest: &str| format!("rule.?{list}.orValue([]).exists({item}, {rest})");
+    let rule = some("apiGroups", "group", &some("resources", "resource", &some("verbs", "verb", &beyond)));
+    Policy {
+        name: ROLES_POLICY,
+        on: vec![(RBAC, &["roles"])],
+        operations: WRITE,
+        when: vec![by_controller],
+        variables: vec![
+            ("own", literal(&rbac::of_controller())),
+            ("ceiling", literal(ceiling)),
+            ("beyond", format!("object.?rules.orValue([]).filter(rule, {rule})")),
+        ],
+        must: vec![(
+            "variables.beyond.size() == 0".into(),
+            say(&[
+                "beyond the ceiling: Mandate works with `",
+                "+variables.beyond[0].verbs.join(' ')",
+                " ",
+                "+variables.beyond[0].resources.join(' ')",
+                "` itself, and gives a task of that only what ceiling.rules of the installation holds; a cluster administrator can add it there",
+            ]),
+        )],
+    }
+}
+
+/// CEL: rules as a list of maps. The keys are in order, as the chart writes them.
+fn literal(rules: &[KubernetesRule]) -> String {
+    let map = |KubernetesRule { api_groups, resources, resource_names, verbs }: &KubernetesRule| {
+        let mut map =
+            BTreeMap::from([("apiGroups", api_groups.clone()), ("resources", resources.clone()), ("verbs", verbs.clone())]);
+        if !resource_names.is_empty() {
+            map.insert("resourceNames", resource_names.clone());
+        }
+        json!(map).to_string()
+    };
+    format!("[{}]", rules.iter().map(map).collect::<Vec<_>>().join(","))
+}
+
 /// Nobody else makes or changes what bears the names of tasks and agents: a pod, a cloud or
 /// a reviewer that sees such a name may rely on whose it is.
 fn reserved_names(by_others: (&'static str, String)) -> Policy {
@@ -216,6 +268,29 @@ fn reserved_subjects(by_others: (&'static str, String)) -> Policy {
         must: vec![(
             "variables.reserved.size() == 0 || (request.operation == 'UPDATE' && object.?subjects.orValue([]) == oldObject.?subjects.orValue([]) && object.roleRef == oldObject.roleRef)".into(),
             say(&["`", "+variables.reserved[0].name", "` is of a task or an agent, and a task gets its authority from its TaskScope: put the rules there instead of binding a role"]),
+        )],
+    }
+}
+
+/// What a task owns stays the task's, whoever asks. Deleting the task so that it orphans
+/// (`--cascade=orphan`) would have Kubernetes' garbage collector take the owner off all of it,
+/// and nobody would take back an authority that nobody owns. The collector keeps the task and
+/// tries again until the controller has taken everything back.
+fn owners() -> Policy {
+    let of = |object: &str| format!("{object}.metadata.?ownerReferences.orValue([]).map(owner, owner.uid)");
+    Policy {
+        name: "mandate-owners",
+        on: vec![("", &["serviceaccounts", "secrets"]), ROLES],
+        operations: &["UPDATE"],
+        when: vec![("of-a-task", format!("object.metadata.name.startsWith('{TASK_PREFIX}')"))],
+        variables: vec![],
+        must: vec![(
+            format!("{} == {}", of("object"), of("oldObject")),
+            say(&[
+                "`",
+                "+object.metadata.name",
+                "` belongs to a task and cannot be orphaned; Mandate takes it back when the task ends",
+            ]),
         )],
     }
 }

@@ -73,7 +73,8 @@ const CONTROLLER_EVERYWHERE: &[Right] = &[
 const CONTROLLER_IN_GUARDED: &[Right] = &[
     may(&["create", "patch", "delete"], "", &["serviceaccounts"]),
     may(&["create"], "", &["serviceaccounts/token"]),
-    // Of these the API server lets it write no right that it does not hold: the ceiling.
+    // Of these the API server lets it write no right that it does not hold, and the policy
+    // on its Roles none that it holds for its own work: what is left is the ceiling.
     may(&["create", "patch", "delete"], RBAC, &["roles", "rolebindings"]),
     // Never get, list or watch: it writes credentials and reads none.
     may(&["create", "patch", "delete"], "", &["secrets"]),
@@ -175,6 +176,24 @@ pub(super) fn objects(install: &Install) -> Vec<Value> {
     all.extend(secret_key_objects(namespace, secret_keys));
     all.extend(FOR_PEOPLE.iter().map(for_people));
     all
+}
+
+/// What the controller works with: every right of its own that is not of the ceiling. A name
+/// in it means nothing here, so the Secrets that it may copy from are all Secrets.
+pub(super) fn of_controller() -> Vec<KubernetesRule> {
+    let own = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let copies = may(&["get"], "", &["secrets"]);
+    CONTROLLER_EVERYWHERE
+        .iter()
+        .chain(CONTROLLER_IN_GUARDED)
+        .chain([&copies])
+        .map(|Right { group, resources, verbs, names: _ }| KubernetesRule {
+            api_groups: own(&[group]),
+            resources: own(resources),
+            resource_names: vec![],
+            verbs: own(verbs),
+        })
+        .collect()
 }
 
 fn rules<'a>(rights: impl IntoIterator<Item = &'a Right>) -> Value {

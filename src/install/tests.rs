@@ -181,7 +181,7 @@ fn nothing_of_an_installation_bears_a_name_kept_for_tasks() {
 #[test]
 fn every_policy_fails_closed_and_is_bound_to_deny() {
     let policies = install().policies();
-    assert_eq!(policies.len(), 14);
+    assert_eq!(policies.len(), 18);
     for pair in policies.chunks(2) {
         assert_eq!(pair[0]["spec"]["failurePolicy"], "Fail");
         assert_eq!(pair[1]["spec"], json!({"policyName": pair[0]["metadata"]["name"], "validationActions": ["Deny"]}));

@@ -57,7 +57,7 @@ const MUTATING: &[Ask] = &[
     workloads("tokens", &[(CREATE, &["serviceaccounts/token"])]),
     // Who asked for a task is written from the request.
     Ask {
-        when: Some(("requester-unknown", "request.operation == 'CREATE' || !has(object.spec.requestedBy)")),
+        when: Some(("requester-unknown", "request.operation == 'CREATE' || !has(object.spec) || !has(object.spec.requestedBy)")),
         ..own("tasks", &[(WRITE, &["agenttasks"])])
     },
 ];

@@ -13,6 +13,8 @@
 mod bed;
 
 mod chart;
+mod hostile;
 mod lifecycle;
 mod place;
 mod policies;
+mod schema;

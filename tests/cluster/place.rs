@@ -28,9 +28,11 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// What tasks may be given at most on every bed here: the ceiling of the examples.
 pub const CEILING: &str = include_str!("../../examples/manifests/ceiling.yaml");
 /// Guarded namespaces of the shared bed that are handed out to tests.
-const POOL: usize = 64;
+const POOL: usize = 96;
 /// The namespace of the shared bed in which a `secretKey` may copy from [`SECRET`].
 pub const VAULT: &str = "vault";
+/// The namespace of the shared bed in which what a `secretKey` may copy from is missing.
+pub const ARCHIVE: &str = "archive";
 /// The Secret that the installation lets be copied.
 pub const SECRET: &str = "crm-api";
 
@@ -64,8 +66,9 @@ pub async fn shared() -> Result<&'static Mandate<'static>> {
         .get_or_try_init(|| async {
             let pool: Vec<String> = (0..POOL).map(pooled).collect();
             // The examples are written for `finance`.
-            let guarded: Vec<&str> = pool.iter().map(String::as_str).chain([VAULT, "finance"]).collect();
-            Mandate::install_with(bed::shared().await?, &guarded, CEILING, &[&format!("{VAULT}/{SECRET}")]).await
+            let guarded: Vec<&str> = pool.iter().map(String::as_str).chain([VAULT, ARCHIVE, "finance"]).collect();
+            let copied = [VAULT, ARCHIVE].map(|namespace| format!("{namespace}/{SECRET}"));
+            Mandate::install_with(bed::shared().await?, &guarded, CEILING, &copied.each_ref().map(String::as_str)).await
         })
         .await
 }
@@ -472,6 +475,9 @@ pub fn now() -> Timestamp {
 pub fn merge(into: &mut Value, changes: Value) {
     match changes {
         Value::Object(changes) => {
+            if !into.is_object() {
+                *into = json!({});
+            }
             for (key, value) in changes {
                 merge(&mut into[key], value);
             }

@@ -65,11 +65,14 @@ async fn start() -> Result<Bed> {
 async fn in_force(bed: &Bed) -> Result<()> {
     let (admin, controller) = (bed.admin(), controller_of(bed).await?);
     let mine = json!([account_subject("mandate-task-a", GUARDED)]);
-    let probes: [(&str, &Client, Value); 6] = [
+    let mut secrets = role("mandate-task-probe", &["patch"]);
+    secrets["rules"][0]["resources"] = json!(["secrets"]);
+    let probes: [(&str, &Client, Value); 7] = [
         ("mandate-requesters", &admin, task("probe", Value::Null)),
         ("mandate-controller-secrets", &controller, secret("mandate-task-probe", "Opaque")),
         ("mandate-controller-owned", &controller, account("probe")),
         ("mandate-controller-bindings", &controller, binding("mandate-task-a", "ClusterRole", "mandate-ceiling", mine.clone())),
+        ("mandate-controller-roles", &controller, secrets),
         ("mandate-reserved-names", &admin, account("mandate-task-probe")),
         ("mandate-reserved-subjects", &admin, binding("probe", "Role", "none", mine)),
     ];
@@ -359,6 +362,77 @@ async fn the_controller_hands_out_nothing_beyond_the_ceiling() {
     denied(merge::<Role>(&controller, "mandate-task-below", role("mandate-task-below", &["update"])).await, beyond);
 }
 
+/// With the token of a task that may patch Secrets it could read them all, and with one that
+/// may mint tokens act as anybody: what holds the controller does not hold a task.
+#[tokio::test]
+async fn the_controller_gives_no_task_what_it_works_with_itself() {
+    let controller = controller().await;
+    let with = |rules: Value| {
+        let mut role = role("mandate-task-own", &[]);
+        role["rules"] = rules;
+        role
+    };
+    let one = |group: &str, resource: &str, verb: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]});
+    let rbac = "rbac.authorization.k8s.io";
+    for (group, resource, verb) in [
+        ("", "secrets", "create"),
+        ("", "secrets", "patch"),
+        ("", "secrets", "delete"),
+        ("", "serviceaccounts/token", "create"),
+        ("", "serviceaccounts", "patch"),
+        ("", "serviceaccounts", "list"),
+        (rbac, "roles", "create"),
+        (rbac, "rolebindings", "create"),
+        ("mandate.dev", "agenttasks", "delete"),
+        ("mandate.dev", "agenttasks/status", "patch"),
+        ("events.k8s.io", "events", "create"),
+    ] {
+        let words = format!("Mandate works with `{verb} {resource}` itself");
+        denied(make(&controller, Some(GUARDED), with(json!([one(group, resource, verb)]))).await, &words);
+        // Behind what it may hand out, and by name.
+        let mut named = one(group, resource, verb);
+        named["resourceNames"] = json!(["one"]);
+        denied(make(&controller, Some(GUARDED), with(json!([one("", "configmaps", "get"), named]))).await, &words);
+    }
+    // Named by an administrator, for a task to have a copy of one key.
+    let named = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"], "resourceNames": ["crm-api"]}]);
+    denied(make(&controller, Some(GUARDED), with(named)).await, "Mandate works with `get secrets` itself");
+    make(&controller, Some(GUARDED), with(json!([one("", "configmaps", "get")]))).await.unwrap();
+    let later = json!({"rules": [one("", "secrets", "patch")]});
+    denied(merge::<Role>(&controller, "mandate-task-own", later).await, "mandate-controller-roles");
+}
+
+#[tokio::test]
+async fn what_a_task_owns_is_orphaned_by_nobody() {
+    let bed = bed().await;
+    let controller = controller().await;
+    let collector = bed
+        .user("system:serviceaccount:kube-system:generic-garbage-collector", &["system:masters", "system:authenticated"])
+        .unwrap();
+    let name = "mandate-task-orphan";
+    let owner =
+        make(&bed.admin(), Some(GUARDED), json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "an-owner"}}))
+            .await
+            .unwrap();
+    let references = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "an-owner", "uid": owner["metadata"]["uid"], "controller": true}]);
+    for mut object in [account(name), secret(name, SECRET_TYPE), role(name, &["get"]), own_binding(name)] {
+        object["metadata"]["ownerReferences"] = references.clone();
+        make(&controller, Some(GUARDED), object).await.unwrap();
+    }
+    let another = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "another", "uid": "another"});
+    for references in [Value::Null, json!([]), json!([another]), json!([another, references[0]])] {
+        let patch = json!({"metadata": {"ownerReferences": references}});
+        for client in [&collector, &controller] {
+            denied(merge::<ServiceAccount>(client, name, patch.clone()).await, "belongs to a task and cannot be orphaned");
+            denied(merge::<Secret>(client, name, patch.clone()).await, "belongs to a task and cannot be orphaned");
+            denied(merge::<Role>(client, name, patch.clone()).await, "belongs to a task and cannot be orphaned");
+            denied(merge::<RoleBinding>(client, name, patch.clone()).await, "belongs to a task and cannot be orphaned");
+        }
+    }
+    // Everything else of it may be changed as before.
+    merge::<Role>(&collector, name, json!({"metadata": {"labels": {"a": "b"}}})).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_controller_does_nothing_where_nothing_is_guarded() {
     let controller = controller().await;
@@ -520,7 +594,7 @@ async fn the_api_server_finds_nothing_wrong_in_the_policies() {
         all.iter().all(|policy| policy.status.as_ref().is_some_and(|status| status.type_checking.is_some())).then_some(all)
     };
     let all = bed.wait("the policies to be type-checked", Duration::from_secs(30), looked).await.unwrap();
-    assert_eq!(all.len(), 7);
+    assert_eq!(all.len(), 9);
     for policy in all {
         let warnings = policy.status.as_ref().and_then(|status| status.type_checking.as_ref()?.expression_warnings.clone());
         assert!(warnings.is_none_or(|warnings| warnings.is_empty()), "{}: {:?}", policy.name_any(), policy.status);

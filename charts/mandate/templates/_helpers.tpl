@@ -47,6 +47,58 @@ app.kubernetes.io/component: {{ . }}
 system:serviceaccount:{{ .Release.Namespace }}:mandate-controller
 {{- end -}}
 
+{{/* What the controller may do in the whole cluster, but for the ceiling. */}}
+{{- define "mandate.worksEverywhere" -}}
+# Its work; patch takes the finalizer off, delete ends the history of finished tasks.
+- apiGroups: [mandate.dev]
+  resources: [agenttasks]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [mandate.dev]
+  resources: [agenttasks/status]
+  verbs: [patch]
+# What tasks are judged by.
+- apiGroups: [mandate.dev]
+  resources: [agentidentities, taskscopes, agentpolicies, clusteragentpolicies]
+  verbs: [get, list, watch]
+- apiGroups: [mandate.dev]
+  resources: [agentidentities/status]
+  verbs: [patch]
+# To see when something it made is gone or changed. Reading shows no credential.
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [get, list, watch]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings]
+  verbs: [get, list, watch]
+# Does the person a task acts for hold this themselves? Asking changes nothing.
+- apiGroups: [authorization.k8s.io]
+  resources: [subjectaccessreviews]
+  verbs: [create]
+# To tell people what happened to their tasks.
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end -}}
+
+{{/* What the controller may do in each guarded namespace, but for the ceiling. */}}
+{{- define "mandate.worksInGuarded" -}}
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [create, patch, delete]
+- apiGroups: [""]
+  resources: [serviceaccounts/token]
+  verbs: [create]
+# Of these the API server lets it write no right that it does not hold, and the policy on
+# its Roles none that it holds for its own work: what is left is the ceiling.
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings]
+  verbs: [create, patch, delete]
+# Never get, list or watch: it writes credentials and reads none.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create, patch, delete]
+{{- end -}}
+
 {{/* Arguments that both components take. */}}
 {{- define "mandate.args" -}}
 - --log-format={{ .Values.logs.format }}

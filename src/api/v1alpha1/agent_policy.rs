@@ -198,7 +198,7 @@ pub enum Profile {
 #[serde(rename_all = "camelCase")]
 pub struct AllowedSecretKey {
     /// Name of the Secret, in each namespace the policy holds in.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub secret_name: String,
     /// Keys of the Secret that may be copied.
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 253)))]

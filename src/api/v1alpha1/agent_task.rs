@@ -43,10 +43,10 @@ use crate::api::value::{Duration, KubernetesRule, Owner};
 )]
 pub struct AgentTaskSpec {
     /// The AgentIdentity that does the work, in the same namespace.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub agent: String,
     /// The TaskScope that says what the task may do, in the same namespace.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub scope: String,
     /// What is to be reached, in words; it is recorded with everything the task does.
     /// Example: `Reconcile the October invoices of supplier 4711`.

@@ -145,7 +145,7 @@ impl Subject {
 #[serde(rename_all = "camelCase")]
 pub struct SecretKey {
     /// Name of the Secret, in the scope's namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub secret_name: String,
     /// Key in the Secret's data.
     #[schemars(length(min = 1, max = 253), pattern(r"^[-._a-zA-Z0-9]+$"))]
