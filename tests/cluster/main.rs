@@ -25,3 +25,4 @@ mod gate;
 mod lifecycle;
 mod place;
 mod policies;
+mod schemas;
