@@ -4,6 +4,7 @@
 //! says how to write one. No cluster, no clock, no network.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
+#[allow(dead_code, reason = "the tests on a real API server use the rest")]
 #[path = "cases/case.rs"]
 mod case;
 #[path = "cases/laws.rs"]

@@ -9,12 +9,12 @@ use std::sync::{Arc, RwLock};
 
 use futures::StreamExt as _;
 use futures::future::select_all;
-use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
+use super::read::Read;
 use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, TaskScope};
 use crate::decide::world::{Loaded, Task, World};
 use crate::serve::Readiness;
@@ -60,9 +60,9 @@ trait Kept: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send
 }
 
 async fn watch<K: Kept>(client: Client, world: Shared, ready: Handle) {
-    let mut stream = watcher(Api::<DeserializeGuard<K>>::all(client), watcher::Config::default()).default_backoff().boxed();
+    let mut stream = watcher(Api::<Read<K>>::all(client), watcher::Config::default()).default_backoff().boxed();
     let mut ready = Some(ready);
-    let mut fresh: Vec<DeserializeGuard<K>> = vec![];
+    let mut fresh: Vec<Read<K>> = vec![];
     while let Some(event) = stream.next().await {
         match event {
             Ok(watcher::Event::Init) => fresh.clear(),
@@ -89,9 +89,9 @@ fn write(world: &Shared) -> std::sync::RwLockWriteGuard<'_, World> {
     world.write().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn put<K: Kept>(world: &mut World, guarded: DeserializeGuard<K>) {
-    let (namespace, name) = (guarded.namespace().unwrap_or_default(), guarded.name_any());
-    let object = guarded.0.map_err(|error| error.error);
+fn put<K: Kept>(world: &mut World, read: Read<K>) {
+    let (namespace, name) = (read.namespace().unwrap_or_default(), read.name_any());
+    let object = read.object;
     if let Err(why) = &object {
         warn!(kind = %K::kind(&()), namespace, name, why, "an object cannot be read; its subjects are refused");
     }

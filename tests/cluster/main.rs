@@ -6,15 +6,25 @@
 //! start a control plane of their own.
 //!
 //! Reading order: [`place`] has the words the tests are written in, [`lifecycle`] what Mandate
-//! is for; then [`hostile`], [`admission`], [`schema`], [`crash`], [`absent`], [`chart`].
+//! is for; then [`hostile`], [`admission`], [`schema`], [`crash`] with its [`gate`], [`absent`],
+//! [`chart`].
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
 #[path = "../bed/mod.rs"]
 mod bed;
 
+#[allow(dead_code, reason = "the corpus' own test uses the rest")]
+#[path = "../cases/case.rs"]
+mod case;
+
+mod absent;
+mod admission;
 mod chart;
+mod crash;
+mod gate;
 mod hostile;
 mod lifecycle;
 mod place;
 mod policies;
 mod schema;
+mod schemas;
