@@ -2,13 +2,14 @@
 //! `kubectl-mandate`.
 //!
 //! Exit status: 0 done; 1 the answer is no (a task was refused, manifests have findings);
-//! 2 it could not be done (bad usage, no cluster, no file).
+//! 2 it could not be done, or not all of it (bad usage, no cluster, a file that cannot be read).
 
 mod docs;
 mod explain;
 mod lint;
 mod manifest;
 mod print;
+mod render;
 mod run;
 mod task;
 
@@ -42,7 +43,7 @@ enum Command {
     /// Start, look at and end tasks
     #[command(subcommand)]
     Task(task::Command),
-    /// Check manifests for credentials that reach a pod, without a cluster
+    /// Check manifests for credentials that reach a pod, with or without a cluster
     Lint(lint::Args),
     /// Tell all about a rule, or list the rules
     Explain(explain::Args),
@@ -66,6 +67,8 @@ enum Outcome {
     Done,
     /// The answer is no.
     No,
+    /// Not all of it could be done; why has been printed.
+    Incomplete,
 }
 
 /// Runs one command and says how it ended.
@@ -77,6 +80,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
+        Ok(Outcome::Incomplete) => ExitCode::from(2),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mandate: {}", one_line(&error));

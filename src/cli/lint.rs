@@ -1,25 +1,64 @@
 //! `mandate lint`: the webhook's verdict on manifests, before any cluster sees them.
+//!
+//! Flow: paths → [`manifest`] → [`world`] (what the manifests and the cluster tell of each
+//! other) → [`judge`] → [`report`] → [`render`].
+//!
+//! Exit status: 0 nothing is refused; 1 something is; 2 something could not be read or done,
+//! whatever else was found.
 
-use std::io::Write as _;
+mod report;
+mod world;
+
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 
-use super::{Outcome, manifest};
-use crate::api::{ClusterAgentPolicySpec, Guardrails, Mode, Owner, Profile, Requester, Workloads};
+pub(super) use report::{Finding, Object, Report, Summary};
+use world::Known;
+
+use super::manifest::{Document, Manifests, Problem};
+use super::render::{self, Format};
+use super::{Outcome, runtime};
+use crate::api::{GROUP, Profile, Requester};
+use crate::cluster::connect::Target;
 use crate::decide::admit::{self, Operation, Review};
-use crate::decide::finding::Severity;
-use crate::decide::json::Value;
-use crate::decide::world::{Loaded, World};
+use crate::decide::finding::Verdict;
+use crate::decide::json::{Read as _, Value};
+use crate::decide::world::World;
+
+/// Namespace of objects that name none, as for `kubectl`.
+const NAMESPACE: &str = "default";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Files and directories; `-` is standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// What is refused
-    #[arg(long, value_enum, default_value = "restricted")]
-    profile: ProfileName,
+    /// What is refused, beside what policies refuse [default: restricted, where no policy in
+    /// the manifests, in the cluster or by --policy speaks of pods]
+    #[arg(long, value_enum)]
+    profile: Option<ProfileName>,
+    /// File with AgentPolicies and ClusterAgentPolicies to hold the manifests to; give it once
+    /// for each
+    #[arg(long, value_name = "FILE")]
+    policy: Vec<PathBuf>,
+    /// Namespace of objects that name none
+    #[arg(short, long, default_value = NAMESPACE)]
+    namespace: String,
+    /// How findings are printed
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Take policies, agents, scopes and tasks of the cluster into account
+    #[arg(long)]
+    cluster: bool,
+    /// kubeconfig file of the cluster [default: as kubectl]
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, requires = "cluster")]
+    context: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -30,80 +69,138 @@ enum ProfileName {
     Restricted,
 }
 
-pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let world = world(match args.profile {
-        ProfileName::Baseline => Profile::Baseline,
-        ProfileName::Restricted => Profile::Restricted,
-    });
-    let documents = manifest::read(&args.paths)?;
-    let mut out = std::io::stdout().lock();
-    let (mut denied, mut warned) = (0, 0);
-    for document in &documents {
-        let object = &document.object;
-        let Some((group, resource)) = judged(object["apiVersion"].as_str(), object["kind"].as_str()) else { continue };
-        let text = object.to_string();
-        let value: Value<'_> = serde_json::from_str(&text)?;
-        let name = object["metadata"]["name"].as_str().unwrap_or("?");
-        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
-        let user = Requester::default();
-        let review = Review {
-            operation: Operation::Create,
-            group,
-            resource,
-            subresource: "",
-            namespace,
-            name,
-            user: &user,
-            object: &value,
-            old: None,
-        };
-        // INVARIANT: what `judged` lets through is judged without a task or a time: a pod's
-        // task cannot be known from a file, so its label is left to the cluster.
-        let verdict = admit::admit(&world, &review, jiff::Timestamp::UNIX_EPOCH);
-        for finding in verdict.findings.iter().filter(|finding| finding.rule != "dead-task") {
-            let word = match finding.severity {
-                Severity::Deny => {
-                    denied += 1;
-                    "deny"
-                }
-                Severity::Warn | Severity::Audit => {
-                    warned += 1;
-                    "warn"
-                }
-            };
-            writeln!(
-                out,
-                "{}: {word}: {resource} {namespace}/{name}: [{}] {}: {}",
-                document.file, finding.rule, finding.path, finding.message
-            )?;
-            if !finding.help.is_empty() {
-                writeln!(out, "  help: {}", finding.help)?;
-            }
+impl From<ProfileName> for Profile {
+    fn from(name: ProfileName) -> Self {
+        match name {
+            ProfileName::Baseline => Self::Baseline,
+            ProfileName::Restricted => Self::Restricted,
         }
     }
-    writeln!(out, "{} documents read, {denied} denied, {warned} warned", documents.len())?;
-    Ok(if denied > 0 { Outcome::No } else { Outcome::Done })
 }
 
-/// The resource of a kind that is judged from a file.
-fn judged(api_version: Option<&str>, kind: Option<&str>) -> Option<(&'static str, &'static str)> {
-    match (api_version?, kind?) {
-        ("v1", "Pod") => Some(("", "pods")),
-        ("v1", "Secret") => Some(("", "secrets")),
-        _ => None,
+pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let mut known = Known::default();
+    if args.cluster {
+        let target = Target { kubeconfig: args.kubeconfig.clone(), context: args.context.clone(), act_as: None };
+        runtime()?.block_on(known.add_cluster(&target))?;
+    }
+    let mut policies = Manifests::read(&args.policy);
+    policies.problems.extend(no_policies(&policies));
+    let mut manifests = Manifests::read(&args.paths);
+    let mut problems = policies.problems;
+    problems.append(&mut manifests.problems);
+    problems.extend(known.add(&policies.objects, &args.namespace));
+    problems.extend(known.add(&manifests.objects, &args.namespace));
+    match args.profile {
+        Some(profile) => known.hold_to(profile.into()),
+        None if known.speaks_of_pods() => {}
+        None => known.hold_to(Profile::Restricted),
+    }
+    let now = Timestamp::now();
+    let objects = manifests.objects.iter().map(|document| check(&known, document, &args.namespace, now)).collect();
+    let report = Report::new(manifests.read, objects, problems);
+    print(args.format, &report, &known.notes)?;
+    Ok(match report.summary {
+        Summary { problems: 1.., .. } => Outcome::Incomplete,
+        Summary { denied: 1.., .. } => Outcome::No,
+        _ => Outcome::Done,
+    })
+}
+
+/// What was given as a policy and holds none.
+fn no_policies(policies: &Manifests) -> Vec<Problem> {
+    let is_policy =
+        |document: &&Document| document.group() == GROUP && ["AgentPolicy", "ClusterAgentPolicy"].contains(&document.kind());
+    let others = policies.objects.iter().filter(|document| !is_policy(document));
+    others
+        .map(|document| Problem {
+            file: document.file.clone(),
+            at: Some(document.root.at),
+            message: format!("--policy takes policies; this is `{}`", document.kind()),
+            help: "give an AgentPolicy or a ClusterAgentPolicy, and manifests as paths".to_owned(),
+        })
+        .collect()
+}
+
+/// Judges one object and places what is found.
+fn check(known: &Known, document: &Document, namespace: &str, now: Timestamp) -> Object {
+    let object = Object::of(document, namespace);
+    let mut value = document.root.value();
+    if document.namespace().is_none() && !object.namespace.is_empty() && namespace != NAMESPACE {
+        set_namespace(&mut value, namespace);
+    }
+    let verdict = judge(&known.world, &value, now);
+    let root = &document.root;
+    let mut findings: Vec<Finding> = verdict
+        .findings
+        .into_iter()
+        .filter(|finding| match finding.rule {
+            "dead-task" => {
+                let task = root.at(&finding.path).and_then(|label| label.as_text()).unwrap_or_default();
+                known.is_surely_dead(&object.namespace, task, now)
+            }
+            // The webhook itself writes the ServiceAccount of a task into a pod that has none.
+            "borrowed-service-account" => {
+                [&*finding.path, finding.path.trim_end_matches("Name")].iter().any(|path| root.at(path).is_some())
+            }
+            _ => true,
+        })
+        .map(|finding| Finding { at: root.locate(&finding.path), found: finding })
+        .collect();
+    findings.sort_by(|a, b| (a.at, a.found.rule, &a.found.path).cmp(&(b.at, b.found.rule, &b.found.path)));
+    Object { findings, ..object }
+}
+
+/// Writes the namespace that was given on the command line into an object without one.
+fn set_namespace<'a>(value: &mut Value<'a>, namespace: &'a str) {
+    if let Value::Object(members) = value
+        && let Value::Object(metadata) = members.insert_or_get_mut("metadata", Value::Object(Vec::new().into()))
+    {
+        metadata.insert("namespace", namespace.into());
     }
 }
 
-/// A world in which one policy of this profile holds everywhere.
-fn world(profile: Profile) -> World {
-    let guardrails = Guardrails {
-        owner: Owner { team: "lint".into(), contact: "lint".into() },
-        mode: Mode::Enforce,
-        controls: vec![],
-        workloads: Some(Workloads { profile, ..Workloads::BUILT_IN }),
+/// The verdict on an object of any kind, as it stands in a manifest.
+fn judge(world: &World, object: &Value<'_>, now: Timestamp) -> Verdict {
+    let (group, resource) = match (object.text("apiVersion"), object.text("kind")) {
+        ("v1", "Pod") => ("", "pods"),
+        ("v1", "Secret") => ("", "secrets"),
+        _ => return Verdict::default(),
     };
-    let policy = ClusterAgentPolicySpec { namespaces: vec![], guardrails, allow_secret_keys: vec![] };
-    let mut world = World::default();
-    world.cluster_policies.insert("lint".into(), Loaded::Readable(policy));
-    world
+    let metadata = |key| object.at(&["metadata", key]).and_then(Value::as_str);
+    let user = Requester::default();
+    let (namespace, name) = (metadata("namespace").unwrap_or(NAMESPACE), metadata("name").unwrap_or_default());
+    let review = Review {
+        operation: Operation::Create,
+        group,
+        resource,
+        subresource: "",
+        namespace,
+        name,
+        user: &user,
+        object,
+        old: None,
+    };
+    admit::admit(world, &review, now)
+}
+
+/// Prints the report, and beside it what is no part of a format.
+fn print(format: Format, report: &Report, notes: &[String]) -> io::Result<()> {
+    for note in notes {
+        eprintln!("mandate: {note}");
+    }
+    let stdout = io::stdout().lock();
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let colour = stdout.is_terminal() && !is_plain;
+    let mut out = io::BufWriter::new(stdout);
+    match render::render(format, report, colour, &mut out).and_then(|()| out.flush()) {
+        // Whoever reads may stop; the verdict stays what it is.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result?,
+    }
+    if !format.tells_summary() {
+        eprintln!("mandate: {}", report.summary);
+    }
+    Ok(())
 }
