@@ -21,12 +21,10 @@ use world::Known;
 use super::manifest::{Document, Manifests, Problem};
 use super::render::{self, Format};
 use super::{Outcome, runtime};
-use crate::api::{GROUP, Profile, Requester};
+use crate::api::{GROUP, Profile};
 use crate::cluster::connect::Target;
-use crate::decide::admit::{self, Operation, Review};
-use crate::decide::finding::Verdict;
-use crate::decide::json::{Read as _, Value};
-use crate::decide::world::World;
+use crate::decide::admit::judge;
+use crate::decide::json::Value;
 
 /// Namespace of objects that name none, as for `kubectl`.
 const NAMESPACE: &str = "default";
@@ -85,7 +83,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
         runtime()?.block_on(known.add_cluster(&target))?;
     }
     let mut policies = Manifests::read(&args.policy);
-    policies.problems.extend(no_policies(&policies));
+    let none = no_policies(&args.policy, &policies);
+    policies.problems.extend(none);
     let mut manifests = Manifests::read(&args.paths);
     let mut problems = policies.problems;
     problems.append(&mut manifests.problems);
@@ -107,19 +106,19 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     })
 }
 
-/// What was given as a policy and holds none.
-fn no_policies(policies: &Manifests) -> Vec<Problem> {
+/// What was given as policies and holds none.
+fn no_policies(paths: &[PathBuf], policies: &Manifests) -> Vec<Problem> {
     let is_policy =
-        |document: &&Document| document.group() == GROUP && ["AgentPolicy", "ClusterAgentPolicy"].contains(&document.kind());
-    let others = policies.objects.iter().filter(|document| !is_policy(document));
-    others
-        .map(|document| Problem {
-            file: document.file.clone(),
-            at: Some(document.root.at),
-            message: format!("--policy takes policies; this is `{}`", document.kind()),
-            help: "give an AgentPolicy or a ClusterAgentPolicy, and manifests as paths".to_owned(),
-        })
-        .collect()
+        |document: &Document| document.group() == GROUP && ["AgentPolicy", "ClusterAgentPolicy"].contains(&document.kind());
+    if paths.is_empty() || !policies.problems.is_empty() || policies.objects.iter().any(is_policy) {
+        return vec![];
+    }
+    vec![Problem {
+        file: paths[0].display().to_string().into(),
+        at: None,
+        message: "there is no policy in what was given by --policy".to_owned(),
+        help: "give an AgentPolicy or a ClusterAgentPolicy, and manifests as paths".to_owned(),
+    }]
 }
 
 /// Judges one object and places what is found.
@@ -139,10 +138,6 @@ fn check(known: &Known, document: &Document, namespace: &str, now: Timestamp) ->
                 let task = root.at(&finding.path).and_then(|label| label.as_text()).unwrap_or_default();
                 known.is_surely_dead(&object.namespace, task, now)
             }
-            // The webhook itself writes the ServiceAccount of a task into a pod that has none.
-            "borrowed-service-account" => {
-                [&*finding.path, finding.path.trim_end_matches("Name")].iter().any(|path| root.at(path).is_some())
-            }
             _ => true,
         })
         .map(|finding| Finding { at: root.locate(&finding.path), found: finding })
@@ -158,30 +153,6 @@ fn set_namespace<'a>(value: &mut Value<'a>, namespace: &'a str) {
     {
         metadata.insert("namespace", namespace.into());
     }
-}
-
-/// The verdict on an object of any kind, as it stands in a manifest.
-fn judge(world: &World, object: &Value<'_>, now: Timestamp) -> Verdict {
-    let (group, resource) = match (object.text("apiVersion"), object.text("kind")) {
-        ("v1", "Pod") => ("", "pods"),
-        ("v1", "Secret") => ("", "secrets"),
-        _ => return Verdict::default(),
-    };
-    let metadata = |key| object.at(&["metadata", key]).and_then(Value::as_str);
-    let user = Requester::default();
-    let (namespace, name) = (metadata("namespace").unwrap_or(NAMESPACE), metadata("name").unwrap_or_default());
-    let review = Review {
-        operation: Operation::Create,
-        group,
-        resource,
-        subresource: "",
-        namespace,
-        name,
-        user: &user,
-        object,
-        old: None,
-    };
-    admit::admit(world, &review, now)
 }
 
 /// Prints the report, and beside it what is no part of a format.

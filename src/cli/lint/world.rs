@@ -1,9 +1,11 @@
-//! What is known when manifests are judged: policies, agents, scopes and tasks out of the
-//! manifests themselves, and with `--cluster` out of the cluster they are meant for.
+//! What is known when manifests are judged: policies, agents, scopes, tasks and
+//! ServiceAccounts out of the manifests themselves, and with `--cluster` out of the cluster
+//! they are meant for.
 //!
 //! What is written in a manifest counts before what the cluster holds: it is about to be
 //! applied.
 
+use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -16,7 +18,7 @@ use crate::api::{
 };
 use crate::cli::manifest::{Document, Problem};
 use crate::cluster::connect::{Target, connect};
-use crate::decide::world::{Loaded, Task, World};
+use crate::decide::world::{Account, Loaded, Task, World};
 
 /// Most objects of one kind that are asked for at once.
 const PAGE: u32 = 500;
@@ -39,15 +41,14 @@ impl Known {
         let mut problems = vec![];
         for document in documents {
             self.world.guarded.insert(document.namespace().unwrap_or(namespace).to_owned());
-            if document.group() != GROUP {
-                continue;
-            }
-            let taken = match document.kind() {
-                "ClusterAgentPolicy" => read(document).map(|policy: ClusterAgentPolicy| policy.put(&mut self.world, namespace)),
-                "AgentPolicy" => read(document).map(|policy: AgentPolicy| policy.put(&mut self.world, namespace)),
-                "AgentIdentity" => read(document).map(|identity: AgentIdentity| identity.put(&mut self.world, namespace)),
-                "TaskScope" => read(document).map(|scope: TaskScope| scope.put(&mut self.world, namespace)),
-                "AgentTask" => read(document).map(|task: AgentTask| task.put(&mut self.world, namespace)),
+            let world = &mut self.world;
+            let taken = match (document.group(), document.kind()) {
+                (GROUP, "ClusterAgentPolicy") => read(document).map(|policy: ClusterAgentPolicy| policy.put(world, namespace)),
+                (GROUP, "AgentPolicy") => read(document).map(|policy: AgentPolicy| policy.put(world, namespace)),
+                (GROUP, "AgentIdentity") => read(document).map(|identity: AgentIdentity| identity.put(world, namespace)),
+                (GROUP, "TaskScope") => read(document).map(|scope: TaskScope| scope.put(world, namespace)),
+                (GROUP, "AgentTask") => read(document).map(|task: AgentTask| task.put(world, namespace)),
+                ("", "ServiceAccount") => read(document).map(|account: ServiceAccount| account.put(world, namespace)),
                 _ => Ok(()),
             };
             if let Err(error) = taken {
@@ -69,6 +70,7 @@ impl Known {
         self.list::<AgentPolicy>(&client).await?;
         self.list::<AgentIdentity>(&client).await?;
         self.list::<TaskScope>(&client).await?;
+        self.list::<ServiceAccount>(&client).await?;
         self.has_all_tasks = self.list::<AgentTask>(&client).await?;
         Ok(())
     }
@@ -76,22 +78,22 @@ impl Known {
     /// Every object of a kind; whether all of them are known now.
     async fn list<K: Live>(&mut self, client: &Client) -> anyhow::Result<bool> {
         use anyhow::Context as _;
-        let plural = K::plural(&());
+        let resource = [K::plural(&()), K::group(&())].join(".");
+        let resource = resource.trim_end_matches('.');
         let api = Api::<DeserializeGuard<K>>::all(client.clone());
         let mut page = kube::api::ListParams::default().limit(PAGE);
         loop {
             let list = match api.list(&page).await {
                 Ok(list) => list,
                 Err(kube::Error::Api(status)) if status.code == 404 => {
-                    self.notes.push(format!("the cluster knows no {plural}.{}; is Mandate installed there?", K::group(&())));
+                    self.notes.push(format!("the cluster knows no {resource}; is Mandate installed there?"));
                     return Ok(false);
                 }
                 Err(kube::Error::Api(status)) if status.is_forbidden() => {
-                    self.notes
-                        .push(format!("you may not list {plural}.{}, so those of the cluster are not known", K::group(&())));
+                    self.notes.push(format!("you may not list {resource}, so those of the cluster are not known"));
                     return Ok(false);
                 }
-                Err(error) => return Err(error).with_context(|| format!("listing {plural} of the cluster")),
+                Err(error) => return Err(error).with_context(|| format!("listing {resource} of the cluster")),
             };
             page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
             for guarded in list.items {
@@ -208,5 +210,14 @@ impl Live for AgentTask {
             task.deadline = Timestamp::MAX;
         }
         world.namespaces.entry(namespace).or_default().put_task(name, task);
+    }
+}
+
+impl Live for ServiceAccount {
+    fn put(self, world: &mut World, namespace: &str) {
+        let (namespace, name) = place(&self, namespace);
+        let pull_secrets = self.image_pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect();
+        let account = Account { automount: self.automount_service_account_token, pull_secrets };
+        world.namespaces.entry(namespace).or_default().accounts.insert(name, account);
     }
 }

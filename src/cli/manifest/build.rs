@@ -247,7 +247,7 @@ impl Builder {
                 Some(Key::Merge(at)) => match merged(node) {
                     Some(members) => entries.extend(members.into_iter().map(|member| Entry { member, is_merged: true })),
                     None => {
-                        self.fail(at, "`<<` takes an object or a list of objects", "merge an alias of an object (`<<: *base`)")
+                        self.fail(at, "`<<` takes an object or a list of objects", "merge an alias of an object (`<<: *base`)");
                     }
                 },
             },

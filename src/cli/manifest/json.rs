@@ -40,9 +40,9 @@ impl Walk<'_> {
                 b'{' | b'[' => {
                     self.depth += 1;
                     if first == b'{' {
-                        self.builder.begin_object(at, 0)
+                        self.builder.begin_object(at, 0);
                     } else {
-                        self.builder.begin_list(at, 0)
+                        self.builder.begin_list(at, 0);
                     }
                     self.skip(1);
                 }

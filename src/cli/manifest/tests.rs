@@ -155,17 +155,13 @@ fn bytes_that_are_no_text_are_a_problem_at_their_place() {
 
 #[test]
 fn aliases_that_grow_without_bound_are_refused() {
-    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
-    for n in 1..20 {
-        laughs.push_str(&format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", ")));
-    }
+    let laughs = (1..20).fold("a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, n| {
+        format!("{text}a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(", "))
+    });
     assert_eq!(problems(&laughs).len(), 1);
     let long = format!("a: &a \"{}\"\nb: [{}]\n", "x".repeat(1_000_000), vec!["*a"; 1000].join(", "));
     assert!(problems(&long)[0].2.contains("aliases"));
-    let mut deep = "a0: &a0 [x]\n".to_owned();
-    for n in 1..200 {
-        deep.push_str(&format!("a{n}: &a{n} [*a{}]\n", n - 1));
-    }
+    let deep = (1..200).fold("a0: &a0 [x]\n".to_owned(), |text, n| format!("{text}a{n}: &a{n} [*a{}]\n", n - 1));
     assert!(problems(&deep)[0].2.contains("nested"));
     let merges: String =
         (1..200).fold("a0: &a0 {k: 1}\n".to_owned(), |text, n| format!("{text}a{n}: &a{n} {{<<: *a{}, k{n}: 1}}\n", n - 1));

@@ -37,7 +37,7 @@ fn take(event: Event<'_>, span: &Span, builder: &mut Builder) {
     let at = position(span.start);
     match event {
         Event::Scalar(text, style, anchor, tag) => {
-            scalar(at, &text, style == ScalarStyle::Plain, anchor, tag.as_deref(), builder)
+            scalar(at, &text, style == ScalarStyle::Plain, anchor, tag.as_deref(), builder);
         }
         Event::SequenceStart(_, anchor, _) => builder.begin_list(at, anchor),
         Event::MappingStart(_, anchor, _) => builder.begin_object(at, anchor),

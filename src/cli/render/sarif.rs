@@ -4,6 +4,7 @@
 //! A fingerprint names rule, file, object and field but no line, so that a finding stays the
 //! same where something is written above it.
 
+use std::fmt::Write as _;
 use std::io;
 
 use serde_json::{Value, json};
@@ -29,7 +30,7 @@ pub(super) fn render(report: &Report, out: &mut impl io::Write) -> io::Result<()
                     "shortDescription": {"text": sentence(rule.what)},
                     "fullDescription": {"text": rule.why},
                     "help": {"text": rule.fix},
-                    "defaultConfiguration": {"level": if rule.level == Level::Restricted { "warning" } else { "error" }},
+                    "defaultConfiguration": {"level": if matches!(rule.level, Level::Restricted | Level::Advice) { "warning" } else { "error" }},
                     "properties": {"tags": ["security", "kubernetes"]},
                 }).with("helpUri", rule.references.first().filter(|uri| uri.starts_with("https://")).map(|uri| json!(uri)))).collect::<Vec<_>>(),
             }},
@@ -87,7 +88,8 @@ fn uri(file: &str) -> String {
     for byte in path.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(char::from(byte)),
-            byte => uri.push_str(&format!("%{byte:02X}")),
+            // INVARIANT: writing to a String cannot fail.
+            byte => _ = write!(uri, "%{byte:02X}"),
         }
     }
     uri
