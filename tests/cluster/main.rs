@@ -24,6 +24,7 @@ mod crash;
 mod gate;
 mod hostile;
 mod lifecycle;
+mod lint;
 mod place;
 mod policies;
 mod schema;
