@@ -11,8 +11,9 @@ mod checkout;
 mod docs;
 #[path = "cli/layers.rs"]
 mod layers;
+#[path = "cli/lint.rs"]
+mod lint;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -91,23 +92,6 @@ fn lint_refuses_the_five_static_secrets_of_the_readme() {
 #[test]
 fn lint_is_content_with_what_holds_no_secret() {
     assert_eq!(mandate(&["lint", "examples/manifests/finance.yaml"]).status, 0);
-}
-
-#[test]
-fn lint_says_which_file_it_cannot_read() {
-    let err = said(&["lint", "examples/manifests/missing.yaml"]);
-    assert!(err.contains("examples/manifests/missing.yaml"), "{err}");
-    let broken = fresh("lint").join("broken.yaml");
-    std::fs::write(&broken, "kind: Pod\n  spec: {").unwrap();
-    let err = said(&["lint", broken.to_str().unwrap()]);
-    assert!(err.contains("broken.yaml"), "{err}");
-}
-
-#[test]
-fn lint_reads_standard_input() {
-    let mut child = command(&["lint", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(read("examples/manifests/static-secrets.yaml").as_bytes()).unwrap();
-    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
 }
 
 #[test]

@@ -62,14 +62,14 @@ fn every_link_leads_somewhere() {
 }
 
 /// The lines of the `console` blocks of a document, long ones put together.
-fn commands(document: &str) -> Vec<String> {
+pub fn commands(document: &str) -> Vec<String> {
     let text = read(document).replace("\\\n", " ");
     let blocks = text.split("```console\n").skip(1).filter_map(|rest| rest.split_once("```"));
     blocks.flat_map(|(block, _)| block.lines()).filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
 }
 
 /// The commands of a line, each as its words; what a shell leaves out is left out.
-fn words(line: &str) -> Vec<Vec<String>> {
+pub fn words(line: &str) -> Vec<Vec<String>> {
     let (mut commands, mut word, mut quote) = (vec![vec![]], None::<String>, None);
     for c in line.chars() {
         match (quote, c) {
