@@ -324,6 +324,15 @@ impl<'a> Subject<'a> {
         self.root.member("spec").unwrap_or(&NONE)
     }
 
+    /// The path of something outside of the `spec`; a bare spec has nothing there.
+    #[must_use]
+    pub fn path(&self, tail: &str) -> String {
+        match self.root {
+            Root::Object(_, "") | Root::Spec(..) => tail.to_owned(),
+            Root::Object(_, at) => format!("{at}.{tail}"),
+        }
+    }
+
     /// The path of something in the `spec`.
     #[must_use]
     pub fn spec_path(&self, tail: &str) -> String {
