@@ -16,6 +16,7 @@ pub mod check;
 pub mod finding;
 pub mod grant;
 pub mod json;
+pub mod literal;
 pub mod mutate;
 pub mod pod;
 pub mod predicate;

@@ -8,6 +8,8 @@
 //! request itself makes wrong is refused, so that an object that was let in earlier can
 //! still lose its finalizers. DELETE is never judged. No value of a Secret is looked at.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::check::{self, Case, Hold};
@@ -105,9 +107,16 @@ fn severity(rule: &Rule, asked: &Asked) -> Option<Severity> {
     Some(by_rule.min(by_mode))
 }
 
-/// Adds a finding; where two policies find the same, the graver one stays.
-fn add(findings: &mut Vec<Finding>, new: Finding) {
-    match findings.iter_mut().find(|old| old.rule == new.rule && old.path == new.path && old.message == new.message) {
+/// Whether a policy lets a rule's finding at something of this name pass.
+fn allows(policy: &Asked, rule: &Rule, name: &str) -> bool {
+    policy.workloads.setting(rule.id).is_some_and(|setting| setting.allows(name))
+}
+
+/// Adds a finding at a place whose findings begin at `first`; where two policies find the same,
+/// the graver one stays.
+fn add(findings: &mut Vec<Finding>, first: usize, new: Finding) {
+    let here = findings.get_mut(first..).unwrap_or_default();
+    match here.iter_mut().find(|old| old.rule == new.rule && old.path == new.path && old.message == new.message) {
         Some(old) if old.severity >= new.severity => {}
         Some(old) => *old = new,
         None => findings.push(new),
@@ -122,7 +131,8 @@ fn examine(subject: &Subject<'_>, asked: &[Asked]) -> Vec<Finding> {
         let Some(code) = rule.code else { continue };
         let mut found = vec![];
         (code.look)(subject, &mut found);
-        for Found { path, message, help } in found {
+        for Found { path, message, help, allow } in found {
+            let first = findings.len();
             let new = |severity, policy: &str| Finding {
                 rule: rule.id,
                 severity,
@@ -132,12 +142,12 @@ fn examine(subject: &Subject<'_>, asked: &[Asked]) -> Vec<Finding> {
                 policy: policy.to_owned(),
             };
             if rule.level == Level::Always {
-                add(&mut findings, new(Severity::Deny, MANDATE));
+                add(&mut findings, first, new(Severity::Deny, MANDATE));
                 continue;
             }
             for policy in asked {
-                if let Some(severity) = severity(rule, policy) {
-                    add(&mut findings, new(severity, &policy.policy));
+                if let Some(severity) = severity(rule, policy).filter(|_| allow.is_empty() || !allows(policy, rule, &allow)) {
+                    add(&mut findings, first, new(severity, &policy.policy));
                 }
             }
         }
@@ -147,13 +157,14 @@ fn examine(subject: &Subject<'_>, asked: &[Asked]) -> Vec<Finding> {
 
 fn at_site(site: &Ready, scene: &Scene<'_, '_>, asked: &[Asked], findings: &mut Vec<Finding>) {
     let rule = site.rule;
+    let first = findings.len();
     let finding = |severity, workloads: &Workloads, policy: &str| {
         let (path, message, help) = site::told(site, scene, workloads);
         Finding { rule: rule.id, severity, path, message, help, policy: policy.to_owned() }
     };
     if rule.level == Level::Always {
         if site.is_broken(scene, &Workloads::BUILT_IN, None) {
-            add(findings, finding(Severity::Deny, &Workloads::BUILT_IN, MANDATE));
+            add(findings, first, finding(Severity::Deny, &Workloads::BUILT_IN, MANDATE));
         }
         return;
     }
@@ -163,11 +174,9 @@ fn at_site(site: &Ready, scene: &Scene<'_, '_>, asked: &[Asked], findings: &mut 
         if broken != Some(true) {
             continue;
         }
-        let allowed = site
-            .allowable(scene)
-            .is_some_and(|text| policy.workloads.setting(rule.id).is_some_and(|setting| setting.allows(text)));
+        let allowed = site.allowable(scene).is_some_and(|text| allows(policy, rule, text));
         if let Some(severity) = severity(rule, policy).filter(|_| !allowed) {
-            add(findings, finding(severity, &policy.workloads, &policy.policy));
+            add(findings, first, finding(severity, &policy.workloads, &policy.policy));
         }
     }
 }
@@ -246,7 +255,8 @@ fn other_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict 
 /// item that moves in its list is no news.
 fn only_new(mut findings: Vec<Finding>, before: Option<Vec<Finding>>) -> Vec<Finding> {
     if let Some(before) = before {
-        findings.retain(|finding| !before.iter().any(|old| old.rule == finding.rule && old.message == finding.message));
+        let before: BTreeSet<(&str, &str)> = before.iter().map(|old| (old.rule, old.message.as_str())).collect();
+        findings.retain(|finding| !before.contains(&(finding.rule, finding.message.as_str())));
     }
     findings
 }

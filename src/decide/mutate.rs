@@ -23,9 +23,9 @@ use super::world::{Task, World};
 use crate::api::{GROUP, Mode, Requester, names};
 
 /// Volume with the task's credentials.
-const CREDENTIALS: &str = "mandate-task-credentials";
+pub(super) const CREDENTIALS: &str = "mandate-task-credentials";
 /// Volume with the token for the API server.
-const KUBERNETES: &str = "mandate-kubernetes-api";
+pub(super) const KUBERNETES: &str = "mandate-kubernetes-api";
 /// First part of the name of the volume that the API server injects by default.
 const INJECTED: &str = "kube-api-access-";
 /// The API server issues no token that lives shorter, in seconds.

@@ -12,7 +12,10 @@
 //! Everything is resolved once, when the rules are first used, so that nothing is parsed
 //! while a review waits.
 
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use regex::Regex;
 
@@ -150,7 +153,7 @@ pub enum Test {
     /// See [`Cond::StartsWith`].
     StartsWith(Place, &'static str),
     /// See [`Cond::Matches`].
-    Matches(Place, Box<Regex>),
+    Matches(Place, Arc<Regex>),
     /// See [`Cond::True`] and [`Cond::False`].
     Bool(Place, bool),
     /// See [`Cond::Number`].
@@ -163,10 +166,87 @@ pub enum Test {
     Longer(Place, usize),
     /// See [`Cond::Some`]; one entry a form, since `C` stands for three.
     Some(Vec<Vec<Step>>, Box<Test>),
+    /// What it says holds as it stands; that it can be answered once for a whole object is
+    /// only the cheaper way.
+    Shared(Shared, Box<Test>),
     /// See [`Cond::Unadmitted`].
     Unadmitted,
     /// See [`Cond::Known`].
     Known(Knowledge),
+}
+
+/// How a [`Test::Some`] is answered once for a whole object. Without it a pod of ten thousand
+/// mounts and as many volumes would cost a hundred million looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// Which of the [`Answers`] it is.
+    slot: usize,
+    /// Where the places inside and the one outside must bear the same text: both.
+    same: Option<(Place, Place)>,
+}
+
+/// What has been answered for a whole object.
+#[derive(Debug)]
+pub struct Answers(Vec<OnceCell<Answer>>);
+
+#[derive(Debug)]
+enum Answer {
+    Holds(bool),
+    Texts(BTreeSet<String>),
+}
+
+impl Answers {
+    pub(super) fn none_of(slots: usize) -> Self {
+        Self(std::iter::repeat_with(OnceCell::new).take(slots).collect())
+    }
+}
+
+/// What resolving keeps: a pattern is compiled once, however many places it is asked at.
+#[derive(Debug, Default)]
+pub(super) struct Resolver {
+    patterns: BTreeMap<&'static str, Arc<Regex>>,
+    /// How many answers are shared.
+    pub(super) slots: usize,
+}
+
+impl Resolver {
+    fn pattern(&mut self, pattern: &'static str) -> Result<Arc<Regex>, RuleError> {
+        if let Some(regex) = self.patterns.get(pattern) {
+            return Ok(regex.clone());
+        }
+        let regex = Arc::new(Regex::new(pattern).map_err(|error| RuleError::Regex(pattern, Box::new(error)))?);
+        self.patterns.insert(pattern, regex.clone());
+        Ok(regex)
+    }
+
+    /// The cheaper way to ask whether some place is so, where there is one.
+    fn shared(&mut self, some: Test, outer: usize) -> Test {
+        let Test::Some(_, inner) = &some else { return some };
+        if outer == 0 || some.is_of_policy() {
+            return some;
+        }
+        let same = match &**inner {
+            alone if !alone.leans_on(outer) => None,
+            Test::Same(inside, outside) => Some((inside, outside, [].as_slice())),
+            Test::All(all) => match all.split_first() {
+                Some((Test::Same(inside, outside), rest)) => Some((inside, outside, rest)),
+                _ => return some,
+            },
+            _ => return some,
+        };
+        let same = match same {
+            None => None,
+            Some((inside, outside, rest)) => {
+                let fits = !inside.leans_on(outer) && outside.is_outside(outer) && !rest.iter().any(|test| test.leans_on(outer));
+                if !fits {
+                    return some;
+                }
+                Some((inside.clone(), outside.clone()))
+            }
+        };
+        self.slots += 1;
+        Test::Shared(Shared { slot: self.slots - 1, same }, Box::new(some))
+    }
 }
 
 /// One part of a text.
@@ -244,21 +324,19 @@ fn place(term: Term, steps: &[Step]) -> Result<Place, RuleError> {
 }
 
 /// Resolves a condition at a place that is reached by `steps`.
-pub(super) fn test(cond: &Cond, steps: &[Step]) -> Result<Test, RuleError> {
+pub(super) fn test(cond: &Cond, steps: &[Step], resolver: &mut Resolver) -> Result<Test, RuleError> {
     let at = |term| place(term, steps);
     Ok(match *cond {
         Cond::Always => Test::Always,
-        Cond::Not(inner) => Test::Not(Box::new(test(inner, steps)?)),
-        Cond::All(all) => Test::All(all.iter().map(|one| test(one, steps)).collect::<Result<_, _>>()?),
-        Cond::Any(any) => Test::Any(any.iter().map(|one| test(one, steps)).collect::<Result<_, _>>()?),
+        Cond::Not(inner) => Test::Not(Box::new(test(inner, steps, resolver)?)),
+        Cond::All(all) => Test::All(all.iter().map(|one| test(one, steps, resolver)).collect::<Result<_, _>>()?),
+        Cond::Any(any) => Test::Any(any.iter().map(|one| test(one, steps, resolver)).collect::<Result<_, _>>()?),
         Cond::Present(term) => Test::Present(at(term)?),
         Cond::Text(term) => Test::Text(at(term)?),
         Cond::Is(term, text) => Test::OneOf(at(term)?, vec![text]),
         Cond::OneOf(term, texts) => Test::OneOf(at(term)?, texts.to_vec()),
         Cond::StartsWith(term, start) => Test::StartsWith(at(term)?, start),
-        Cond::Matches(term, pattern) => {
-            Test::Matches(at(term)?, Box::new(Regex::new(pattern).map_err(|error| RuleError::Regex(pattern, Box::new(error)))?))
-        }
+        Cond::Matches(term, pattern) => Test::Matches(at(term)?, resolver.pattern(pattern)?),
         Cond::True(term) => Test::Bool(at(term)?, true),
         Cond::False(term) => Test::Bool(at(term)?, false),
         Cond::Number(term, number) => Test::Number(at(term)?, number),
@@ -268,9 +346,11 @@ pub(super) fn test(cond: &Cond, steps: &[Step]) -> Result<Test, RuleError> {
         Cond::Some(form, inner) => {
             let forms = super::site::forms(form);
             // The items of the inner form come after those of the outer one.
-            let entered = steps.iter().filter(|step| step.is_entry()).copied();
-            let whole: Vec<Step> = entered.chain(forms.first().into_iter().flatten().copied()).collect();
-            Test::Some(forms, Box::new(test(inner, &whole)?))
+            let entered: Vec<Step> = steps.iter().filter(|step| step.is_entry()).copied().collect();
+            let outer = entered.len();
+            let whole: Vec<Step> = entered.into_iter().chain(forms.first().into_iter().flatten().copied()).collect();
+            let inner = Box::new(test(inner, &whole, resolver)?);
+            resolver.shared(Test::Some(forms, inner), outer)
         }
         Cond::Unadmitted => Test::Unadmitted,
         Cond::Known(knowledge) => Test::Known(knowledge),
@@ -314,6 +394,20 @@ enum Found<'a> {
 }
 
 impl Place {
+    /// Whether it begins at one of the outermost items, of which there are `outer`.
+    fn is_outside(&self, outer: usize) -> bool {
+        match self.from {
+            From::Item(depth) | From::Key(depth) => depth < outer,
+            From::Root | From::Request => true,
+            From::This => false,
+        }
+    }
+
+    /// Whether what it leads to hangs on which of the outermost items it is asked at.
+    fn leans_on(&self, outer: usize) -> bool {
+        matches!(self.from, From::Item(depth) | From::Key(depth) if depth < outer)
+    }
+
     fn find<'a>(&self, scene: &Scene<'a, '_>) -> Option<Found<'a>> {
         let start = match self.from {
             From::This => scene.this,
@@ -354,9 +448,29 @@ impl Test {
     pub(super) fn is_of_policy(&self) -> bool {
         match self {
             Self::Over(..) => true,
-            Self::Not(inner) | Self::Some(_, inner) => inner.is_of_policy(),
+            Self::Not(inner) | Self::Some(_, inner) | Self::Shared(_, inner) => inner.is_of_policy(),
             Self::All(many) | Self::Any(many) => many.iter().any(Self::is_of_policy),
             _ => false,
+        }
+    }
+
+    /// Whether the answer hangs on which of the outermost items it is asked at.
+    fn leans_on(&self, outer: usize) -> bool {
+        match self {
+            Self::Always | Self::Unadmitted => false,
+            Self::Not(inner) | Self::Some(_, inner) | Self::Shared(_, inner) => inner.leans_on(outer),
+            Self::All(many) | Self::Any(many) => many.iter().any(|one| one.leans_on(outer)),
+            Self::Present(place)
+            | Self::Text(place)
+            | Self::OneOf(place, _)
+            | Self::StartsWith(place, _)
+            | Self::Matches(place, _)
+            | Self::Bool(place, _)
+            | Self::Number(place, _)
+            | Self::Over(place, ..)
+            | Self::Longer(place, _) => place.leans_on(outer),
+            Self::Same(one, other) => one.leans_on(outer) || other.leans_on(outer),
+            Self::Known(_) => true,
         }
     }
 
@@ -387,9 +501,40 @@ impl Test {
                 });
                 found
             }),
+            Self::Shared(shared, some) => some.shared(shared, scene, workloads),
             Self::Unadmitted => scene.subject.unadmitted,
             Self::Known(knowledge) => (knowledge.look)(scene),
         }
+    }
+
+    /// Whether it holds, asked once for the whole object.
+    fn shared(&self, Shared { slot, same }: &Shared, scene: &Scene<'_, '_>, workloads: &Workloads) -> bool {
+        let Some(answer) = scene.answers.0.get(*slot) else { return self.holds(scene, workloads) };
+        let Some((inside, outside)) = same else {
+            return matches!(answer.get_or_init(|| Answer::Holds(self.holds(scene, workloads))), Answer::Holds(true));
+        };
+        let text = outside.text(scene);
+        let texts = answer.get_or_init(|| Answer::Texts(self.texts(inside, scene, workloads)));
+        matches!(texts, Answer::Texts(texts) if !text.is_empty() && texts.contains(text))
+    }
+
+    /// The texts that places inside bear, where all that is asked beside the text holds.
+    fn texts(&self, inside: &Place, scene: &Scene<'_, '_>, workloads: &Workloads) -> BTreeSet<String> {
+        let mut texts = BTreeSet::new();
+        let Self::Some(forms, inner) = self else { return texts };
+        let rest = match &**inner {
+            Self::All(all) => all.get(1..).unwrap_or_default(),
+            _ => &[],
+        };
+        for form in forms {
+            scene.subject.root.visit(form, &mut scene.items.to_vec(), &mut |this, items: &[Item<'_>]| {
+                let here = Scene { this, items, ..*scene };
+                if rest.iter().all(|test| test.holds(&here, workloads)) {
+                    texts.insert(inside.text(&here).to_owned());
+                }
+            });
+        }
+        texts
     }
 }
 

@@ -10,15 +10,29 @@ mod automounted_token;
 mod borrowed_service_account;
 mod csi_secret;
 mod dead_task;
+mod device_claim;
+mod gmsa_credential;
+mod hidden_credential;
+mod host_credential_path;
+mod image_pull_secret;
+mod image_volume;
+mod injected_credential;
 mod legacy_token_secret;
+mod literal_credential;
+mod literal_password;
 mod long_lived_certificate;
 mod long_lived_token;
 mod other_tasks_credentials;
 mod secret_env;
+mod secret_env_file;
 mod secret_env_from;
 mod secret_projection;
+mod secret_provider_class;
 mod secret_volume;
+mod shared_process_namespace;
+mod storage_key_file;
 mod storage_secret;
+mod token_behind_subpath;
 mod unbound_token_request;
 mod unknown_credential_source;
 mod year_long_token;
@@ -84,7 +98,7 @@ pub enum Level {
 }
 
 /// One place where a rule is broken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// The field.
     pub path: String,
@@ -92,6 +106,8 @@ pub struct Found {
     pub message: String,
     /// What to write there instead.
     pub help: String,
+    /// What of it a policy's `allow` is compared with; empty where it is with nothing.
+    pub allow: String,
 }
 
 /// What a pod's task label leads to.
@@ -116,15 +132,29 @@ pub static RULES: &[Rule] = &[
     borrowed_service_account::RULE,
     csi_secret::RULE,
     dead_task::RULE,
+    device_claim::RULE,
+    gmsa_credential::RULE,
+    hidden_credential::RULE,
+    host_credential_path::RULE,
+    image_pull_secret::RULE,
+    image_volume::RULE,
+    injected_credential::RULE,
     legacy_token_secret::RULE,
+    literal_credential::RULE,
+    literal_password::RULE,
     long_lived_certificate::RULE,
     long_lived_token::RULE,
     other_tasks_credentials::RULE,
     secret_env::RULE,
+    secret_env_file::RULE,
     secret_env_from::RULE,
     secret_projection::RULE,
+    secret_provider_class::RULE,
     secret_volume::RULE,
+    shared_process_namespace::RULE,
+    storage_key_file::RULE,
     storage_secret::RULE,
+    token_behind_subpath::RULE,
     unbound_token_request::RULE,
     unknown_credential_source::RULE,
     year_long_token::RULE,

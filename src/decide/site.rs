@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use super::json::{Read as _, Value};
 use super::pod::CONTAINER_LISTS;
-use super::predicate::{self, Cond, Part, Place, RuleError, Term, Test};
+use super::predicate::{self, Answers, Cond, Part, Place, Resolver, RuleError, Term, Test};
 use super::rule::{Claim, RULES, Rule};
 use super::world::World;
 use crate::api::Workloads;
@@ -324,6 +324,15 @@ impl<'a> Subject<'a> {
         self.root.member("spec").unwrap_or(&NONE)
     }
 
+    /// The path of something outside of the `spec`; a bare spec has nothing there.
+    #[must_use]
+    pub fn path(&self, tail: &str) -> String {
+        match self.root {
+            Root::Object(_, "") | Root::Spec(..) => tail.to_owned(),
+            Root::Object(_, at) => format!("{at}.{tail}"),
+        }
+    }
+
     /// The path of something in the `spec`.
     #[must_use]
     pub fn spec_path(&self, tail: &str) -> String {
@@ -350,6 +359,8 @@ pub struct Scene<'a, 'b> {
     pub this: &'a Value<'a>,
     /// The items and members it stands in, outermost first.
     pub items: &'b [Item<'a>],
+    /// What has been answered for the whole object.
+    pub answers: &'b Answers,
 }
 
 /// A site with everything resolved, for one form.
@@ -374,9 +385,9 @@ pub struct Ready {
 }
 
 impl Ready {
-    fn of(rule: &'static Rule, site: &'static Site, steps: Vec<Step>) -> Result<Self, RuleError> {
-        let when = predicate::test(&site.when, &steps)?;
-        let allow = site.allow.map(|term| predicate::test(&Cond::Text(term), &steps)).transpose()?;
+    fn of(rule: &'static Rule, site: &'static Site, steps: Vec<Step>, resolver: &mut Resolver) -> Result<Self, RuleError> {
+        let when = predicate::test(&site.when, &steps, resolver)?;
+        let allow = site.allow.map(|term| predicate::test(&Cond::Text(term), &steps, resolver)).transpose()?;
         Ok(Self {
             rule,
             field: site.field,
@@ -404,11 +415,14 @@ struct Node {
 pub struct Program {
     sites: Vec<(On, Ready)>,
     roots: Vec<(On, Node)>,
+    /// How many answers hold for a whole object.
+    answers: usize,
 }
 
 impl Program {
     fn of(rules: &'static [Rule]) -> Result<Self, RuleError> {
-        let mut program = Self { sites: vec![], roots: On::ALL.iter().map(|on| (*on, Node::default())).collect() };
+        let mut program = Self { sites: vec![], roots: On::ALL.iter().map(|on| (*on, Node::default())).collect(), answers: 0 };
+        let mut resolver = Resolver::default();
         for rule in rules {
             for site in rule.sites {
                 for steps in forms(site.at) {
@@ -416,10 +430,11 @@ impl Program {
                     if let Some((_, root)) = program.roots.iter_mut().find(|(on, _)| *on == site.on) {
                         root.put(&steps, index);
                     }
-                    program.sites.push((site.on, Ready::of(rule, site, steps)?));
+                    program.sites.push((site.on, Ready::of(rule, site, steps, &mut resolver)?));
                 }
             }
         }
+        program.answers = resolver.slots;
         Ok(program)
     }
 
@@ -432,7 +447,8 @@ impl Program {
     pub(super) fn walk<'a>(&self, subject: &Subject<'a>, hit: &mut dyn FnMut(&Ready, &Scene<'a, '_>)) {
         let Some((_, root)) = self.roots.iter().find(|(on, _)| *on == subject.on) else { return };
         let mut items = Vec::with_capacity(8);
-        let mut found = |site: usize, this, items: &[Item<'a>]| hit(&self.sites[site].1, &Scene { subject, this, items });
+        let answers = Answers::none_of(self.answers);
+        let mut found = |site: usize, this, items: &[Item<'a>]| hit(&self.sites[site].1, &Scene { subject, this, items, answers: &answers });
         match subject.root {
             Root::Object(object, _) => root.walk(object, &mut items, &mut found),
             Root::Spec(spec, _) => {

@@ -30,10 +30,7 @@ pub const RULE: Rule = Rule {
             // tells.
             Cond::Any(&[
                 Cond::Some("spec.C[].volumeMounts[]", &Cond::Is("this.mountPath", names::KUBERNETES_DIR)),
-                Cond::All(&[
-                    Cond::Unadmitted,
-                    Cond::Not(&Cond::Known(Knowledge { look: switched_off, lacks: "the ServiceAccount" })),
-                ]),
+                Cond::All(&[Cond::Unadmitted, Cond::Not(&SWITCHED_OFF)]),
             ]),
         ]),
         message: "a token for the API server is mounted though the pod works for no task",
@@ -43,10 +40,13 @@ pub const RULE: Rule = Rule {
     code: None,
 };
 
-/// Whether the pod leaves the choice to its ServiceAccount, and that is known to say no.
+/// The pod leaves the choice to its ServiceAccount, and that is known to say no.
+pub(super) const SWITCHED_OFF: Cond = Cond::Known(Knowledge { look: switched_off, lacks: "the ServiceAccount" });
+
 fn switched_off(scene: &Scene<'_, '_>) -> bool {
-    let asked = scene.this.member("automountServiceAccountToken").and_then(Value::as_bool);
-    let account = match pod::service_account(scene.this) {
+    let spec = scene.subject.spec();
+    let asked = spec.member("automountServiceAccountToken").and_then(Value::as_bool);
+    let account = match pod::service_account(spec) {
         "" => "default",
         name => name,
     };

@@ -22,7 +22,7 @@ pub const RULE: Rule = Rule {
 fn look(pod: &Subject<'_>, found: &mut Vec<Found>) {
     let account = pod::service_account(pod.spec());
     let mut push = |message, help: &str| {
-        found.push(Found { path: pod.spec_path("serviceAccountName"), message, help: help.to_owned() });
+        found.push(Found { path: pod.spec_path("serviceAccountName"), message, help: help.to_owned(), ..Found::default() });
     };
     match (pod.task, pod.own()) {
         // `dead-task` speaks of it, and the webhook has left the pod as it came.

@@ -23,5 +23,6 @@ fn look(pod: &Subject<'_>, found: &mut Vec<Found>) {
         path: "metadata.labels['mandate.dev/task']".to_owned(),
         message: why.to_owned(),
         help: "start a task first (`mandate task start`) and name it in the label once it is Ready".to_owned(),
+        ..Found::default()
     });
 }

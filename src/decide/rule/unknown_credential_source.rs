@@ -24,6 +24,7 @@ fn look(pod: &Subject<'_>, found: &mut Vec<Found>) {
             path,
             message: format!("{holder} uses `{member}`, a kind of {kind} that this version of Mandate does not know"),
             help: "use a source of Kubernetes 1.37 or older, or upgrade Mandate".to_owned(),
+            ..Found::default()
         });
     }
 }
