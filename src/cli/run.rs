@@ -26,6 +26,7 @@ use crate::install;
 use crate::metrics::Metrics;
 use crate::serve::admin::{self, Admin};
 use crate::serve::files::Files;
+use crate::serve::readiness::Handle;
 use crate::serve::{self, Limits, Readiness, Serving, Stop};
 use crate::webhook::{self, Webhook};
 
@@ -141,16 +142,17 @@ async fn process(
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::register(&mut registry));
     let readiness = Readiness::new();
-    let starting = readiness.handle("start");
+    // Before anybody can ask: a process that waits for nothing yet would count as ready.
+    let controller = controller.map(|args| (args, readiness.handle("controller")));
+    let webhook = webhook.map(|args| (args, readiness.handle("certificate")));
     let listener = listen(common.admin).await?;
     let (end_admin, admin_ends) = Stop::new();
     let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: None };
     let admin = tokio::spawn(admin::serve(listener, pages, admin_ends));
     let process = Process { common, impersonate, metrics, readiness, stop };
     let roles = async {
-        let controller = async { optional(controller, |args| work(&process, args)).await };
-        let webhook = async { optional(webhook, |args| review(&process, args)).await };
-        drop(starting);
+        let controller = async { optional(controller, |(args, ready)| work(&process, args, ready)).await };
+        let webhook = async { optional(webhook, |(args, ready)| review(&process, args, ready)).await };
         // Where one role fails, the process ends: half a Mandate would look like a whole one.
         tokio::try_join!(controller, webhook).map(|_| ())
     };
@@ -174,10 +176,9 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// How long a replica tries to get the Lease before it counts as ready to stand by.
 const STANDBY_AFTER: Duration = Duration::from_secs(2);
 
-async fn work(process: &Process, args: ControllerArgs) -> anyhow::Result<()> {
+async fn work(process: &Process, args: ControllerArgs, ready: Handle) -> anyhow::Result<()> {
     let Process { common, impersonate: _, metrics, readiness, stop } = process;
     let client = process.client(install::CONTROLLER).await?;
-    let ready = readiness.handle("controller");
     let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| install::CONTROLLER.to_owned());
     let instance = lease::identity(&pod);
     if !args.leader_elect {
@@ -211,7 +212,7 @@ async fn work(process: &Process, args: ControllerArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn review(process: &Process, args: WebhookArgs) -> anyhow::Result<()> {
+async fn review(process: &Process, args: WebhookArgs, certified: Handle) -> anyhow::Result<()> {
     let Process { common, impersonate: _, metrics, readiness, stop } = process;
     let client = process.client(install::WEBHOOK).await?;
     let controller =
@@ -242,14 +243,7 @@ async fn review(process: &Process, args: WebhookArgs) -> anyhow::Result<()> {
         clock: Clock::default(),
         metrics: metrics.clone(),
     });
-    let certificates = certificate::keep(
-        client.clone(),
-        settings,
-        serving.clone(),
-        metrics.clone(),
-        readiness.handle("certificate"),
-        stop.clone(),
-    );
+    let certificates = certificate::keep(client.clone(), settings, serving.clone(), metrics.clone(), certified, stop.clone());
     let known = world::keep(client.clone(), shared, readiness);
     let served = serve::https(listener, app, serving, stop.clone(), Limits::default());
     tokio::select! {
