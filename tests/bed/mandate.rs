@@ -102,8 +102,7 @@ impl<'a> Mandate<'a> {
         for namespace in guarded.iter().chain([&NAMESPACE]) {
             apply(&client, &format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}")).await?;
         }
-        apply(&client, &printed(&["crds"])?).await?;
-        served(bed, &client).await?;
+        kinds(bed).await?;
         let file = bed.dir().join("ceiling.yaml");
         std::fs::write(&file, ceiling)?;
         let [webhook_port, webhook_admin, controller_admin] = super::free_ports()?;
@@ -135,12 +134,26 @@ impl<'a> Mandate<'a> {
         ready(self.bed, "controller", self.controller_admin).await
     }
 
+    /// Starts a controller that is one of several: it works while it holds the Lease. Waits
+    /// until it works or stands by.
+    pub async fn start_replica(&self, kubeconfig: &Path) -> Result<Process> {
+        let [admin] = super::free_ports()?;
+        let replica = run_controller(self.bed, kubeconfig, &self.guarded, admin, &[])?;
+        ready(self.bed, "replica", admin).await?;
+        Ok(replica)
+    }
+
     /// Ends the webhook and starts it anew by way of another program, such as `taskset -c 0`,
     /// and waits until it works.
     pub async fn restart_webhook(&mut self, by: &[&str]) -> Result<()> {
         self.webhook.kill9().await?;
         self.webhook = webhook(self.bed, &self.guarded, self.webhook_port, self.webhook_admin, by).await?;
         ready(self.bed, "webhook", self.webhook_admin).await
+    }
+
+    /// The bed it is on.
+    pub fn bed(&self) -> &'a Bed {
+        self.bed
     }
 
     /// Port of the webhook, on loopback.
@@ -159,16 +172,63 @@ impl<'a> Mandate<'a> {
     }
 }
 
+/// Installs Mandate's kinds, and waits until they are served.
+pub async fn kinds(bed: &Bed) -> Result<()> {
+    let client = bed.admin();
+    apply(&client, &printed(&["crds"])?).await?;
+    served(bed, &client).await
+}
+
+/// The webhook alone.
+pub struct Webhook {
+    /// The webhook.
+    pub process: Process,
+    /// Its registrations, as they were applied.
+    pub registrations: Vec<serde_json::Value>,
+}
+
+/// Installs the webhook with its rights, the policies and its registrations, `edit`ed, and no
+/// controller; waits until it is ready. The namespaces, and Mandate's own, are there already.
+pub async fn install_webhook(bed: &Bed, guarded: &[&str], edit: impl Fn(&mut serde_json::Value)) -> Result<Webhook> {
+    let client = bed.admin();
+    let [port, admin] = super::free_ports()?;
+    let url = format!("https://127.0.0.1:{port}");
+    let mut install = vec!["--namespace", NAMESPACE, "--webhook-url", &url];
+    guarded.iter().for_each(|namespace| install.extend(["--guard", namespace]));
+    let with = |command| [&[command], install.as_slice()].concat();
+    // In guarded namespaces only the controller has rights.
+    let here = |object: &DynamicObject| object.namespace().is_none_or(|namespace| namespace == NAMESPACE);
+    for object in objects(&printed(&with("rbac"))?)?.into_iter().filter(here) {
+        apply_one(&client, &object).await.with_context(|| format!("apply {:?} {}", object.types, object.name_any()))?;
+    }
+    let guarded: Vec<String> = guarded.iter().map(|namespace| (*namespace).to_owned()).collect();
+    let process = webhook(bed, &guarded, port, admin, &[]).await?;
+    let mut registrations = vec![];
+    for object in objects(&printed(&with("webhooks"))?)? {
+        let mut object = serde_json::to_value(object)?;
+        edit(&mut object);
+        apply_one(&client, &serde_json::from_value(object.clone())?).await?;
+        registrations.push(object);
+    }
+    ready(bed, "webhook", admin).await?;
+    Ok(Webhook { process, registrations })
+}
+
 async fn controller(bed: &Bed, guarded: &[String], admin: u16) -> Result<Process> {
     let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, "mandate-controller").await?;
     start_controller(bed, &kubeconfig, guarded, admin)
 }
 
-/// Starts a controller by a kubeconfig, without waiting for it.
+/// Starts a controller by a kubeconfig, without waiting for it. It is the only one.
 pub fn start_controller(bed: &Bed, kubeconfig: &Path, guarded: &[String], admin: u16) -> Result<Process> {
+    run_controller(bed, kubeconfig, guarded, admin, &["--leader-elect", "false"])
+}
+
+fn run_controller(bed: &Bed, kubeconfig: &Path, guarded: &[String], admin: u16, more: &[&str]) -> Result<Process> {
     let admin = format!("127.0.0.1:{admin}");
-    let mut args = vec!["run", "controller", "--namespace", NAMESPACE, "--admin", &admin, "--leader-elect", "false"];
+    let mut args = vec!["run", "controller", "--namespace", NAMESPACE, "--admin", &admin];
     args.extend(["--kubeconfig", path(kubeconfig)?]);
+    args.extend(more);
     guarded.iter().for_each(|namespace| args.extend(["--guard", namespace]));
     bed.process("controller", binary()?, &args, &[("MANDATE_LOG", "info,mandate=debug")])
 }

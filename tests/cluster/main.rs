@@ -6,7 +6,8 @@
 //! start a control plane of their own.
 //!
 //! Reading order: [`place`] has the words the tests are written in, [`lifecycle`] what Mandate
-//! is for; then [`hostile`], [`admission`], [`schema`], [`crash`], [`absent`], [`chart`].
+//! is for; then [`hostile`], [`admission`], [`schema`], [`crash`] with its [`gate`], [`absent`],
+//! [`chart`].
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
 #[path = "../bed/mod.rs"]
@@ -14,6 +15,8 @@ mod bed;
 
 mod chart;
 mod hostile;
+mod crash;
+mod gate;
 mod lifecycle;
 mod place;
 mod policies;
