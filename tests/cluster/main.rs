@@ -13,6 +13,7 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 
+mod absent;
 mod chart;
 mod hostile;
 mod crash;
