@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 /// The namespace of every case, unless it says otherwise.
-const NAMESPACE: &str = "finance";
+pub const NAMESPACE: &str = "finance";
 /// When every case happens, unless it says otherwise.
 const NOW: &str = "2026-01-05T09:00:00Z";
 /// Who asks, unless the case says otherwise.
@@ -29,41 +29,50 @@ pub struct Case {
     pub file: PathBuf,
     /// The comment at its top.
     pub comment: String,
-    asked: Asked,
+    pub asked: Asked,
+}
+
+/// What the decision is, without a cluster.
+pub struct Decided {
+    /// Of the object as the case has it, or as it is changed where the case is about that.
+    pub verdict: Verdict,
+    pub changes: Changes,
+    /// The object with the changes.
+    pub object: Json,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+pub struct Asked {
     /// What stands in the cluster, as manifests. What cannot be read stands there as broken,
     /// just as a watch would bring it.
     #[serde(default)]
-    world: Vec<Json>,
+    pub world: Vec<Json>,
     now: Option<String>,
-    request: Request,
+    pub request: Request,
     expect: Expect,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Request {
-    operation: Verb,
+pub struct Request {
+    pub operation: Verb,
     /// Taken from the kind of the object where it is not given.
     resource: Option<String>,
     #[serde(default)]
     group: String,
     #[serde(default)]
     subresource: String,
-    namespace: Option<String>,
-    name: Option<String>,
-    user: Option<Requester>,
-    object: Json,
-    old_object: Option<Json>,
+    pub namespace: Option<String>,
+    pub name: Option<String>,
+    pub user: Option<Requester>,
+    pub object: Json,
+    pub old_object: Option<Json>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "UPPERCASE")]
-enum Verb {
+pub enum Verb {
     Create,
     Update,
 }
@@ -148,10 +157,32 @@ impl Case {
         matches!(&self.asked.expect, Expect::Detail(detail) if detail.findings.iter().any(|expected| expected.rule == rule))
     }
 
+    /// When the case happens.
+    pub fn now(&self) -> Result<Timestamp, String> {
+        self.asked.now.as_deref().unwrap_or(NOW).parse().map_err(|error| format!("now: {error}"))
+    }
+
+    /// Whether the case is about what the mutating webhook does.
+    pub fn is_about_changes(&self) -> bool {
+        match &self.asked.expect {
+            Expect::Word(word) => matches!(word, Word::Unchanged),
+            Expect::Detail(detail) => detail.patch.is_some() || detail.becomes.is_some(),
+        }
+    }
+
+    /// Decides the case.
+    pub fn decided(&self) -> Result<Decided, String> {
+        let Asked { world, now: _, request, expect: _ } = &self.asked;
+        let (world, now) = (known(world)?, self.now()?);
+        let (object, changes) = request.changed(&world, now)?;
+        let verdict = request.judged(&world, if self.is_about_changes() { &object } else { &request.object }, now);
+        Ok(Decided { verdict, changes, object })
+    }
+
     /// Judges the case and says what is not as written.
     pub fn judge(&self) -> Result<(), String> {
-        let Asked { world, now, request, expect } = &self.asked;
-        let now: Timestamp = now.as_deref().unwrap_or(NOW).parse().map_err(|error| format!("now: {error}"))?;
+        let Asked { world, now: _, request, expect } = &self.asked;
+        let now = self.now()?;
         let world = known(world)?;
         let (object, changes) = request.changed(&world, now)?;
         match expect {
@@ -199,8 +230,9 @@ impl Request {
         self.with(object, |review| admit(world, review, now))
     }
 
-    fn with<T>(&self, object: &Json, ask: impl FnOnce(&Review<'_>) -> T) -> T {
-        let (group, resource, subresource) = match (&self.resource, self.object["kind"].as_str()) {
+    /// Group, resource and subresource.
+    pub fn resource(&self) -> (&str, &str, &str) {
+        match (&self.resource, self.object["kind"].as_str()) {
             (Some(resource), _) => (self.group.as_str(), resource.as_str(), self.subresource.as_str()),
             (None, Some("Pod")) => ("", "pods", self.subresource.as_str()),
             (None, Some("Secret")) => ("", "secrets", ""),
@@ -211,12 +243,21 @@ impl Request {
             (None, Some("AgentPolicy")) => ("mandate.dev", "agentpolicies", ""),
             (None, Some("ClusterAgentPolicy")) => ("mandate.dev", "clusteragentpolicies", ""),
             (None, kind) => panic!("the case must say which resource {kind:?} is"),
-        };
-        let user = self.user.clone().unwrap_or_else(|| Requester {
+        }
+    }
+
+    /// Who asks.
+    pub fn user(&self) -> Requester {
+        self.user.clone().unwrap_or_else(|| Requester {
             username: USER.to_owned(),
             groups: vec!["finance".to_owned(), "system:authenticated".to_owned()],
             ..Requester::default()
-        });
+        })
+    }
+
+    pub fn with<T>(&self, object: &Json, ask: impl FnOnce(&Review<'_>) -> T) -> T {
+        let (group, resource, subresource) = self.resource();
+        let user = self.user();
         let (text, old) = (object.to_string(), self.old_object.as_ref().map(Json::to_string));
         let value = serde_json::from_str(&text).unwrap();
         let old = old.as_ref().map(|old| serde_json::from_str(old).unwrap());

@@ -13,7 +13,12 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 
+#[allow(dead_code, reason = "the corpus' own test uses the rest")]
+#[path = "../cases/case.rs"]
+mod case;
+
 mod absent;
+mod admission;
 mod chart;
 mod hostile;
 mod crash;
