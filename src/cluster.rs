@@ -13,5 +13,6 @@ pub mod event;
 pub mod lease;
 pub mod observe;
 mod pace;
+pub mod read;
 pub mod token;
 pub mod world;

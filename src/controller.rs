@@ -34,6 +34,7 @@ use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Phas
 use crate::clock::Clock;
 use crate::cluster::apply::Writer;
 use crate::cluster::observe::{self, Facts};
+use crate::cluster::read::readable;
 use crate::decide::grant;
 use crate::metrics::Metrics;
 use crate::serve::Stop;
@@ -147,8 +148,7 @@ pub async fn run(
         }
         info!("everything is known; work begins");
         drop(ready);
-        let task_stream = watcher(Api::<AgentTask>::all(client.clone()), watcher::Config::default())
-            .default_backoff()
+        let task_stream = readable::<AgentTask>(client.clone(), tasks.clone())
             .modify(|task| task.managed_fields_mut().clear())
             .reflect(task_writer)
             .touched_objects();
@@ -158,7 +158,9 @@ pub async fn run(
             .graceful_shutdown_on(requested(stop.clone()))
             .run(task::reconcile, task::failed, context.clone())
             .for_each(|_| std::future::ready(()));
-        let work_on_identities = Controller::new(Api::<AgentIdentity>::all(client.clone()), watcher::Config::default())
+        let (known, writer) = reflector::store::<AgentIdentity>();
+        let identity_stream = readable(client.clone(), known.clone()).reflect(writer).touched_objects();
+        let work_on_identities = Controller::for_stream(identity_stream, known)
             .owns(Api::<ServiceAccount>::all(client.clone()), watcher::Config::default().labels("mandate.dev/agent"))
             .graceful_shutdown_on(requested(stop.clone()))
             .run(identity::reconcile, identity::failed, context.clone())
@@ -191,8 +193,7 @@ where
 {
     let (store, writer) = reflector::store::<K>();
     let (tasks, mut changed) = (tasks.clone(), changed.clone());
-    let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
+    let stream = readable::<K>(client.clone(), store.clone())
         .modify(|object| object.managed_fields_mut().clear())
         .reflect(writer)
         .touched_objects();

@@ -4,19 +4,17 @@
 //! when it is complete: there is never a moment in which nothing is known. An object that
 //! cannot be read takes the place of its old version.
 
-use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::{Arc, RwLock};
 
 use futures::StreamExt as _;
 use futures::future::select_all;
-use kube::core::ObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer};
+use serde::de::DeserializeOwned;
 use tracing::warn;
 
+use super::read::Read;
 use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, TaskScope};
 use crate::decide::world::{Loaded, Task, World};
 use crate::serve::Readiness;
@@ -93,51 +91,11 @@ fn write(world: &Shared) -> std::sync::RwLockWriteGuard<'_, World> {
 
 fn put<K: Kept>(world: &mut World, read: Read<K>) {
     let (namespace, name) = (read.namespace().unwrap_or_default(), read.name_any());
-    let Read { meta: _, object } = read;
+    let object = read.object;
     if let Err(why) = &object {
         warn!(kind = %K::kind(&()), namespace, name, why, "an object cannot be read; its subjects are refused");
     }
     K::put(world, &namespace, name, object);
-}
-
-/// An object, or why it cannot be read: in the words that the command line has for it, which
-/// `kube`'s own guard puts otherwise.
-#[derive(Clone, Debug)]
-struct Read<K> {
-    meta: ObjectMeta,
-    object: Result<K, String>,
-}
-
-impl<'de, K: DeserializeOwned> Deserialize<'de> for Read<K> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let whole = serde_json::Value::deserialize(deserializer)?;
-        let meta = whole.get("metadata").map(ObjectMeta::deserialize).transpose().map_err(D::Error::custom)?.unwrap_or_default();
-        Ok(Self { meta, object: serde_json::from_value(whole).map_err(|error| error.to_string()) })
-    }
-}
-
-impl<K: Resource> Resource for Read<K> {
-    type DynamicType = K::DynamicType;
-    type Scope = K::Scope;
-
-    fn kind(dt: &K::DynamicType) -> Cow<'_, str> {
-        K::kind(dt)
-    }
-    fn group(dt: &K::DynamicType) -> Cow<'_, str> {
-        K::group(dt)
-    }
-    fn version(dt: &K::DynamicType) -> Cow<'_, str> {
-        K::version(dt)
-    }
-    fn plural(dt: &K::DynamicType) -> Cow<'_, str> {
-        K::plural(dt)
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.meta
-    }
 }
 
 /// An object that cannot be read is not there: whoever needs it is refused.

@@ -13,7 +13,7 @@
 //!
 //! Not all can be sent: see [`NOT_SENT`].
 
-mod request;
+pub mod request;
 mod set;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,12 +25,13 @@ use kube::Client;
 use mandate::api::ClusterAgentPolicySpec;
 use serde_json::{Value, json};
 
-use self::request::{make, object, path, plural, request, taken};
+use self::request::{make, object, path, request, taken};
 use self::set::Set;
 use crate::bed::Bed;
 use crate::bed::mandate::{self as installed, NAMESPACE};
 use crate::case::Case;
 use crate::place::{Outcome, until};
+use crate::schemas::Schemas;
 
 /// The cases that cannot be sent to an API server, with what it says of them or a part of it.
 /// Where one of them can be sent after all, or another cannot, the test fails.
@@ -86,7 +87,7 @@ async fn a_real_api_server_answers_every_case_as_it_is_written() -> Outcome {
 
     // What the cases know of comes first: nothing is in its way yet, and whoever comes later
     // finds it.
-    let schemas = Schemas::away(&admin).await?;
+    let schemas = Schemas::away(&admin, &["AgentPolicy", "ClusterAgentPolicy"]).await?;
     let set_up = together.into_iter().map(|(namespace, name, case)| {
         let admin = &admin;
         async move { (name, Set::up(admin, &namespace, case).await) }
@@ -109,7 +110,7 @@ async fn a_real_api_server_answers_every_case_as_it_is_written() -> Outcome {
     });
     let mut answers: Vec<(String, Result<()>)> = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
     answers.extend(by_chance.into_iter().map(|(_, name, _)| (name, Err(anyhow!("it is about one certain second")))));
-    let schemas = Schemas::away(&admin).await?;
+    let schemas = Schemas::away(&admin, &["AgentPolicy", "ClusterAgentPolicy"]).await?;
     for (namespace, name, case) in alone {
         answers.push((name, by_itself(&admin, &namespace, case, &webhook.registrations, &bed).await));
     }
@@ -165,55 +166,6 @@ async fn by_itself(admin: &Client, namespace: &str, case: Case, registrations: &
     }
     refuses(false).await?;
     answered
-}
-
-/// The schemas of Mandate's kinds, while they are out of the way: what an older version has
-/// stored may be nothing that this one can read.
-struct Schemas(Vec<Value>);
-
-impl Schemas {
-    const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-    const KINDS: [&str; 2] = ["agentpolicies", "clusteragentpolicies"];
-
-    async fn away(admin: &Client) -> Result<Self> {
-        let mut before = vec![];
-        for kind in Self::KINDS {
-            let path = format!("{}/{kind}.mandate.dev", Self::DEFINITIONS);
-            let definition = taken(request(admin, "GET", &path, None, &Value::Null).await)?;
-            before.push(definition.clone());
-            let mut definition = definition;
-            let version = &mut definition["spec"]["versions"][0];
-            version["schema"] = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
-            version["selectableFields"] = json!([]);
-            taken(request(admin, "PUT", &path, None, &definition).await)?;
-        }
-        Self::take(admin, true).await?;
-        Ok(Self(before))
-    }
-
-    async fn back(self, admin: &Client) -> Result<()> {
-        for before in self.0 {
-            let path = format!("{}/{}", Self::DEFINITIONS, before["metadata"]["name"].as_str().unwrap_or_default());
-            let mut definition = taken(request(admin, "GET", &path, None, &Value::Null).await)?;
-            definition["spec"] = before["spec"].clone();
-            taken(request(admin, "PUT", &path, None, &definition).await)?;
-        }
-        Self::take(admin, false).await
-    }
-
-    /// Waits until the API server takes what no schema would let pass, or no longer does.
-    async fn take(admin: &Client, wanted: bool) -> Result<()> {
-        for (kind, namespace) in [("AgentPolicy", Some("default")), ("ClusterAgentPolicy", None)] {
-            let path = format!("{}?dryRun=All", path("mandate.dev/v1alpha1", &plural(kind), namespace));
-            let probe = object("mandate.dev/v1alpha1", kind, "probe");
-            until(&format!("{kind} without a schema: {wanted}"), || async {
-                let code = request(admin, "POST", &path, None, &probe).await.ok()?.reply.code;
-                ((code == 201) == wanted).then_some(())
-            })
-            .await?;
-        }
-        Ok(())
-    }
 }
 
 /// Fails where a case is answered otherwise, and where [`NOT_SENT`] is not exactly right.

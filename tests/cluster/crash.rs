@@ -19,7 +19,8 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use crate::bed::Bed;
 use crate::bed::mandate::{Mandate, NAMESPACE};
 use crate::gate::{Fault, Gate, Then, When};
-use crate::place::{CEILING, LIMIT, Outcome, Place, now, rule, status, until};
+use crate::place::{CEILING, LIMIT, Outcome, Place, now, rule, send, status, until};
+use crate::schemas::Schemas;
 
 /// Every write until a task with rules and a token for somebody else is ready.
 const START: [&str; 9] = [
@@ -48,8 +49,19 @@ const DELETION: [&str; 6] =
     ["DELETE rolebindings", "DELETE roles", "DELETE secrets", "DELETE serviceaccounts", "PATCH agenttasks", "PATCH secrets"];
 
 /// One namespace for each test.
-const NAMESPACES: [&str; 10] =
-    ["writes", "start", "start-end", "start-deleted", "end", "deletion", "lost-answers", "many", "replicas", "webhook"];
+const NAMESPACES: [&str; 11] = [
+    "writes",
+    "start",
+    "start-end",
+    "start-deleted",
+    "end",
+    "deletion",
+    "lost-answers",
+    "many",
+    "replicas",
+    "webhook",
+    "unreadable",
+];
 
 /// A Mandate whose parts may be killed, by one test at a time.
 pub async fn alone() -> Result<MutexGuard<'static, Mandate<'static>>> {
@@ -323,6 +335,41 @@ async fn tasks_whose_time_ran_out_while_no_controller_ran_all_end_when_one_is_ba
         assert_eq!(status(&task).reason.as_deref(), Some("Expired"), "{}", task.name_any());
     }
     scene.nothing_is_left_of(2 * tasks.len()).await?;
+    Ok(())
+}
+
+/// Such as one that another version has stored.
+#[tokio::test]
+async fn an_object_that_cannot_be_read_counts_as_gone_and_keeps_nothing_else_from_going_on() -> Outcome {
+    let mut scene = Scene::set("unreadable").await?;
+    let place = &scene.place;
+    place.put_agent("odd", json!({})).await?;
+    place.agent_ready("odd").await?;
+    place.start("good", "both", json!({})).await?;
+    place.scope_to_read("read").await?;
+    let odd = place.bearer(&place.start("odd", "read", json!({"agent": "odd"})).await?).await?;
+    let schemas = Schemas::away(&place.admin, &["AgentIdentity", "AgentPolicy"]).await?;
+    place.put("mandate.dev/v1alpha1", "AgentPolicy", "odd", json!({"spec": {"mode": "dream"}})).await?;
+    let path = format!("{}/odd", place.path("mandate.dev/v1alpha1", "agentidentities"));
+    let changed = send(&place.admin, "PATCH", &path, &json!({"spec": {"owner": null, "purpose": 7}})).await?;
+    assert_eq!(changed.code, 200, "{}", changed.message());
+
+    odd.loses("ledger").await?;
+    let task = place.in_phase("odd", Phase::Ended).await?;
+    assert_eq!(status(&task).reason.as_deref(), Some("AgentDeleted"));
+    // Whoever starts now meets them in its first list.
+    scene.mandate.controller.kill9().await?;
+    scene.restart().await?;
+    let place = &scene.place;
+    place.start("later", "both", json!({})).await?;
+    scene.end(&["good".into(), "later".into()]).await?;
+    scene.all_in(Phase::Ended).await?;
+    scene.nothing_is_left_of(5).await?;
+    for (resource, name) in [("agentidentities", "odd"), ("agentpolicies", "odd")] {
+        let path = format!("{}/{name}", scene.place.path("mandate.dev/v1alpha1", resource));
+        assert_eq!(send(&scene.place.admin, "DELETE", &path, &json!(null)).await?.code, 200, "{resource}");
+    }
+    schemas.back(&scene.place.admin).await?;
     Ok(())
 }
 

@@ -27,3 +27,4 @@ mod lifecycle;
 mod place;
 mod policies;
 mod schema;
+mod schemas;
