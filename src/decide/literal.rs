@@ -159,10 +159,17 @@ mod tests {
 
     /// Texts of one form, without what may stand before and after.
     fn examples(format: &Format) -> Vec<String> {
-        let bare = ["(?:^|[^0-9A-Za-z])", "(?:[^0-9A-Za-z]|$)", "(?:[^0-9A-Za-z_.-]|$)", "(?:[^0-9A-Za-z-]|$)", "(?:[^0-9A-Za-z_-]|$)", "(?:[^0-9A-Za-z.]|$)"]
-            .iter()
-            .fold(format.pattern.to_owned(), |pattern, edge| pattern.replace(edge, ""))
-            .replace("(?:[;&\"' \\t\\r\\n]|$)", "");
+        let bare = [
+            "(?:^|[^0-9A-Za-z])",
+            "(?:[^0-9A-Za-z]|$)",
+            "(?:[^0-9A-Za-z_.-]|$)",
+            "(?:[^0-9A-Za-z-]|$)",
+            "(?:[^0-9A-Za-z_-]|$)",
+            "(?:[^0-9A-Za-z.]|$)",
+        ]
+        .iter()
+        .fold(format.pattern.to_owned(), |pattern, edge| pattern.replace(edge, ""))
+        .replace("(?:[;&\"' \\t\\r\\n]|$)", "");
         let texts = proptest::string::string_regex(&bare).unwrap_or_else(|error| panic!("{}: {error}", format.name));
         let mut runner = TestRunner::deterministic();
         std::iter::repeat_with(|| texts.new_tree(&mut runner).unwrap().current()).take(40).collect()
@@ -231,7 +238,9 @@ mod tests {
 
     #[test]
     fn a_part_of_something_longer_is_not_known() {
-        for text in ["xAKIA222222222222222", "AKIA22222222222222222222", "0123456789:AAx", "dapi0123456789abcdef0123456789abcdef0"] {
+        for text in
+            ["xAKIA222222222222222", "AKIA22222222222222222222", "0123456789:AAx", "dapi0123456789abcdef0123456789abcdef0"]
+        {
             assert!(!is_known(text), "{text}");
         }
     }

@@ -448,7 +448,8 @@ impl Program {
         let Some((_, root)) = self.roots.iter().find(|(on, _)| *on == subject.on) else { return };
         let mut items = Vec::with_capacity(8);
         let answers = Answers::none_of(self.answers);
-        let mut found = |site: usize, this, items: &[Item<'a>]| hit(&self.sites[site].1, &Scene { subject, this, items, answers: &answers });
+        let mut found =
+            |site: usize, this, items: &[Item<'a>]| hit(&self.sites[site].1, &Scene { subject, this, items, answers: &answers });
         match subject.root {
             Root::Object(object, _) => root.walk(object, &mut items, &mut found),
             Root::Spec(spec, _) => {

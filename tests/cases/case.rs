@@ -181,16 +181,8 @@ impl Case {
 
     /// Judges the case and says what is not as written.
     pub fn judge(&self) -> Result<(), String> {
-<<<<<<< HEAD
-        let Asked { world, now: _, request, expect } = &self.asked;
-        let now = self.now()?;
-        let world = known(world)?;
-        let (object, changes) = request.changed(&world, now)?;
-        match expect {
-=======
         let Decided { verdict, changes, object } = self.decided()?;
         match &self.asked.expect {
->>>>>>> crash
             Expect::Word(word) => {
                 if matches!(word, Word::Unchanged) {
                     same("changes", &Changes::default(), &changes)?;

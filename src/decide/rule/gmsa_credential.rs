@@ -15,8 +15,16 @@ pub const RULE: Rule = Rule {
     since: "0.1.0",
     allows: "names of GMSACredentialSpecs",
     sites: &[
-        Site { at: "spec.securityContext.windowsOptions", message: "the pod runs as the account of GMSACredentialSpec `{this.gmsaCredentialSpecName}`", ..NAMED },
-        Site { at: "spec.securityContext.windowsOptions", message: "the pod runs as an account of Active Directory whose credential spec is written in it", ..WRITTEN },
+        Site {
+            at: "spec.securityContext.windowsOptions",
+            message: "the pod runs as the account of GMSACredentialSpec `{this.gmsaCredentialSpecName}`",
+            ..NAMED
+        },
+        Site {
+            at: "spec.securityContext.windowsOptions",
+            message: "the pod runs as an account of Active Directory whose credential spec is written in it",
+            ..WRITTEN
+        },
         Site {
             at: "spec.C[].securityContext.windowsOptions",
             message: "container `{container.name}` runs as the account of GMSACredentialSpec `{this.gmsaCredentialSpecName}`",

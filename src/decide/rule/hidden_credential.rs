@@ -45,7 +45,10 @@ fn look(pod: &Subject<'_>, found: &mut Vec<Found>) {
         for (key, value) in annotations.members() {
             let text = value.as_str().unwrap_or_default();
             if !literal::is_known(text) && is_encoded(text, DEEPEST) {
-                found.push(told(pod.path(&format!("metadata.annotations['{key}']")), format!("annotation `{key}` holds a credential in base64")));
+                found.push(told(
+                    pod.path(&format!("metadata.annotations['{key}']")),
+                    format!("annotation `{key}` holds a credential in base64"),
+                ));
             }
         }
     }
@@ -59,7 +62,10 @@ fn look(pod: &Subject<'_>, found: &mut Vec<Found>) {
                 let whole = expand(value, &values, &mut left);
                 let form = Form::of(value, &whole);
                 if let Some(how) = form.hidden() {
-                    found.push(told(at(&format!("env[{e}].value")), format!("environment variable `{variable}` of container `{name}` holds a credential {how}")));
+                    found.push(told(
+                        at(&format!("env[{e}].value")),
+                        format!("environment variable `{variable}` of container `{name}` holds a credential {how}"),
+                    ));
                 }
                 // Where it is a credential by itself it has its own finding: not one more for
                 // every place that names it. What comes from elsewhere is not known here.
@@ -73,7 +79,10 @@ fn look(pod: &Subject<'_>, found: &mut Vec<Found>) {
                 for (n, text) in texts.iter().enumerate() {
                     let text = text.as_str().unwrap_or_default();
                     if let Some(how) = Form::of(text, &expand(text, &values, &mut left)).hidden() {
-                        found.push(told(at(&format!("{tail}[{n}]")), format!("{what} of container `{name}` holds a credential {how}")));
+                        found.push(told(
+                            at(&format!("{tail}[{n}]")),
+                            format!("{what} of container `{name}` holds a credential {how}"),
+                        ));
                     }
                 }
             }
@@ -190,8 +199,9 @@ fn is_encoded(text: &str, depth: usize) -> bool {
 }
 
 fn decode(run: &str) -> Option<Vec<u8>> {
-    const LENIENT: GeneralPurposeConfig =
-        GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true).with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent);
     const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
     const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
     // One character alone at the end says nothing.
@@ -241,11 +251,20 @@ mod tests {
     #[test]
     fn base64_is_read_in_both_alphabets_with_padding_and_without() {
         let key = format!("ghp_{}", "0".repeat(36));
-        let [standard, url] = [base64::engine::general_purpose::STANDARD.encode(&key), base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&key)];
-        for text in [standard.clone(), url, format!("token: {standard}"), base64::engine::general_purpose::STANDARD.encode(&standard)] {
+        let [standard, url] = [
+            base64::engine::general_purpose::STANDARD.encode(&key),
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&key),
+        ];
+        for text in
+            [standard.clone(), url, format!("token: {standard}"), base64::engine::general_purpose::STANDARD.encode(&standard)]
+        {
             assert!(is_encoded(&text, DEEPEST));
         }
-        for text in ["c53bb1d4f0a6e3a1f8a2a5c2f53ed2b1d6f28a2c5a86d01e2c9d9b4ef4b0f4d2", "/usr/local/share/ca-certificates/extra", "aGVsbG8gd29ybGQsIGhlbGxvIHdvcmxk"] {
+        for text in [
+            "c53bb1d4f0a6e3a1f8a2a5c2f53ed2b1d6f28a2c5a86d01e2c9d9b4ef4b0f4d2",
+            "/usr/local/share/ca-certificates/extra",
+            "aGVsbG8gd29ybGQsIGhlbGxvIHdvcmxk",
+        ] {
             assert!(!is_encoded(text, DEEPEST), "{text}");
         }
     }

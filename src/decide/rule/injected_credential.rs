@@ -11,13 +11,20 @@ pub const RULE: Rule = Rule {
     what: "the pod asks an injector for a credential from outside of the cluster.",
     why: "Injectors of Vault, 1Password, Conjur and others read annotations and variables and bring a secret into the container when it starts: static as a rule, named in no field that Kubernetes knows, and not taken back when the task ends.",
     fix: "Issue a credential for the task with its TaskScope, or let a policy allow the annotation or variable by its name.",
-    references: &["https://developer.hashicorp.com/vault/docs/platform/k8s/injector/annotations", "https://bank-vaults.dev/docs/mutating-webhook/", "https://developer.1password.com/docs/k8s/injector"],
+    references: &[
+        "https://developer.hashicorp.com/vault/docs/platform/k8s/injector/annotations",
+        "https://bank-vaults.dev/docs/mutating-webhook/",
+        "https://developer.1password.com/docs/k8s/injector",
+    ],
     since: "0.1.0",
     allows: "keys of annotations, and names of environment variables",
     sites: &[
         Site {
             at: "metadata.annotations{}",
-            when: Cond::All(&[Cond::Matches("key", ANNOTATION), Cond::Not(&Cond::OneOf("this", &["", "0", "false", "no", "off", "disabled"]))]),
+            when: Cond::All(&[
+                Cond::Matches("key", ANNOTATION),
+                Cond::Not(&Cond::OneOf("this", &["", "0", "false", "no", "off", "disabled"])),
+            ]),
             message: "annotation `{key}` has an injector bring a credential into the pod, which Mandate neither sees nor takes back",
             help: "remove it and let the TaskScope of the pod's task issue a short-lived credential, or have the policy allow `{key}` for `injected-credential`",
             allow: Some("key"),
@@ -54,4 +61,5 @@ const ANNOTATION: &str = concat!(
 );
 
 /// Values that injectors put a secret in the place of.
-const REFERENCE: &str = r"^(?:>>)?vault:[^#]+#|^op://[^/]+/[^/]+/|^akeyless:/|^awssm:|^(?:berglas|sm|keeper)://[^/]+/|^[^@ ]+@azurekeyvault(?:\?|$)";
+const REFERENCE: &str =
+    r"^(?:>>)?vault:[^#]+#|^op://[^/]+/[^/]+/|^akeyless:/|^awssm:|^(?:berglas|sm|keeper)://[^/]+/|^[^@ ]+@azurekeyvault(?:\?|$)";

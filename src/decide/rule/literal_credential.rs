@@ -16,7 +16,10 @@ pub const RULE: Rule = Rule {
     since: "0.1.0",
     allows: "",
     sites: &[
-        written("spec.C[].env[].value", "environment variable `{env.name}` of container `{container.name}` holds a credential in plain text"),
+        written(
+            "spec.C[].env[].value",
+            "environment variable `{env.name}` of container `{container.name}` holds a credential in plain text",
+        ),
         written("spec.C[].command[]", "the command of container `{container.name}` holds a credential in plain text"),
         written("spec.C[].args[]", "an argument of container `{container.name}` holds a credential in plain text"),
         written("spec.C[].lifecycle.postStart.exec.command[]", said!("postStart hook")),
@@ -37,8 +40,14 @@ pub const RULE: Rule = Rule {
         // The pod reads both by `fieldRef` and `downwardAPI`.
         written("metadata.annotations{}", "annotation `{key}` holds a credential in plain text"),
         written("metadata.labels{}", "label `{key}` holds a credential in plain text"),
-        written("spec.volumes[].csi.volumeAttributes{}", "attribute `{key}` of volume `{volume.name}` holds a credential in plain text"),
-        written("spec.volumes[].flexVolume.options{}", "option `{key}` of volume `{volume.name}` holds a credential in plain text"),
+        written(
+            "spec.volumes[].csi.volumeAttributes{}",
+            "attribute `{key}` of volume `{volume.name}` holds a credential in plain text",
+        ),
+        written(
+            "spec.volumes[].flexVolume.options{}",
+            "option `{key}` of volume `{volume.name}` holds a credential in plain text",
+        ),
         written("spec.volumes[].gitRepo.repository", "volume `{volume.name}` names a repository with a credential in plain text"),
         written("spec.volumes[].nfs.server", IN_VOLUME),
         written("spec.volumes[].nfs.path", IN_VOLUME),

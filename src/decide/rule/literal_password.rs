@@ -24,7 +24,12 @@ pub const RULE: Rule = Rule {
     since: "0.1.0",
     allows: "names of environment variables, headers, attributes and options, and flags by their beginning, such as `--token=*`",
     sites: &[
-        named("spec.C[].env[].value", IN_ENV, "env.name", "environment variable `{env.name}` of container `{container.name}` holds a password, token or key in plain text"),
+        named(
+            "spec.C[].env[].value",
+            IN_ENV,
+            "env.name",
+            "environment variable `{env.name}` of container `{container.name}` holds a password, token or key in plain text",
+        ),
         flag("spec.C[].command[]", "the command of container `{container.name}` holds a password, token or key in plain text"),
         flag("spec.C[].args[]", "an argument of container `{container.name}` holds a password, token or key in plain text"),
         flag("spec.C[].lifecycle.postStart.exec.command[]", said!("postStart hook")),
@@ -37,8 +42,18 @@ pub const RULE: Rule = Rule {
         in_header("spec.C[].livenessProbe.httpGet.httpHeaders[].value", said_in_header!("livenessProbe")),
         in_header("spec.C[].readinessProbe.httpGet.httpHeaders[].value", said_in_header!("readinessProbe")),
         in_header("spec.C[].startupProbe.httpGet.httpHeaders[].value", said_in_header!("startupProbe")),
-        named("spec.volumes[].csi.volumeAttributes{}", IN_MAP, "key", "attribute `{key}` of volume `{volume.name}` holds a password, token or key in plain text"),
-        named("spec.volumes[].flexVolume.options{}", IN_MAP, "key", "option `{key}` of volume `{volume.name}` holds a password, token or key in plain text"),
+        named(
+            "spec.volumes[].csi.volumeAttributes{}",
+            IN_MAP,
+            "key",
+            "attribute `{key}` of volume `{volume.name}` holds a password, token or key in plain text",
+        ),
+        named(
+            "spec.volumes[].flexVolume.options{}",
+            IN_MAP,
+            "key",
+            "option `{key}` of volume `{volume.name}` holds a password, token or key in plain text",
+        ),
     ],
     code: Some(Code { look, lacks: "flags whose value is the next argument, and the single words of a script" }),
 };
@@ -52,7 +67,11 @@ use said;
 
 macro_rules! said_in_header {
     ($what:literal) => {
-        concat!("the ", $what, " of container `{container.name}` holds a password, token or key in plain text in its header `{header.name}`")
+        concat!(
+            "the ",
+            $what,
+            " of container `{container.name}` holds a password, token or key in plain text in its header `{header.name}`"
+        )
     };
 }
 use said_in_header;
@@ -121,7 +140,10 @@ const KEY_NAME: &str = concat!(r"(?i)", key_names!(), "$");
 /// Tokens that language models, parsers and lists have.
 const NO_KEY_NAME: &str = r"(?i)(?:bos|cls|continuation|csrf|eos|image|mask|max|min|next|num|pad|page|per|sep|separator|special|stop|unk)[_.-]?token$|public[_.-]?access[_.-]?key$";
 const KEY_NEVER: &str = concat!(
-    r"(?i)^(?:.{0,7}|[0-9.,:_-]+|[0-9]+(?:ms|[smhd])|", words!(), r")$|", never!("^"),
+    r"(?i)^(?:.{0,7}|[0-9.,:_-]+|[0-9]+(?:ms|[smhd])|",
+    words!(),
+    r")$|",
+    never!("^"),
     // Names of objects, of classes and of headers.
     r"|^[a-z]+(?:-[a-z]+)+$|^[a-z]+(?:\.[0-9a-z_]+)+\.[a-z][0-9a-z]*$|^x-[a-z-]+$",
 );
@@ -144,7 +166,10 @@ const IN_MAP: Cond = Cond::All(&[plain!("key", "this"), Cond::Not(&KNOWN)]);
 const IN_HEADER: Cond = Cond::All(&[
     Cond::Any(&[
         plain!("header.name", "this"),
-        Cond::All(&[Cond::Matches("header.name", r"(?i)^(?:proxy-)?authorization$"), Cond::Not(&Cond::Matches("this", KEY_NEVER))]),
+        Cond::All(&[
+            Cond::Matches("header.name", r"(?i)^(?:proxy-)?authorization$"),
+            Cond::Not(&Cond::Matches("this", KEY_NEVER)),
+        ]),
     ]),
     Cond::Not(&KNOWN),
     Cond::Not(&Cond::Matches("this", literal::HEADER)),
@@ -159,7 +184,15 @@ const IN_FLAG: Cond = Cond::All(&[
         ]),
         Cond::All(&[
             Cond::Matches("this", concat!(r"(?i)^-{0,2}[0-9a-z._-]*", key_names!(), r"=[^ \t\r\n]+$")),
-            Cond::Not(&Cond::Matches("this", concat!(r"(?i)^[^=]*=(?:.{0,7}|[0-9.,:_-]+|[0-9]+(?:ms|[smhd])|", words!(), r"|[a-z]+(?:-[a-z]+)+)$|", never!("^[^=]*=")))),
+            Cond::Not(&Cond::Matches(
+                "this",
+                concat!(
+                    r"(?i)^[^=]*=(?:.{0,7}|[0-9.,:_-]+|[0-9]+(?:ms|[smhd])|",
+                    words!(),
+                    r"|[a-z]+(?:-[a-z]+)+)$|",
+                    never!("^[^=]*=")
+                ),
+            )),
         ]),
     ]),
     Cond::Not(&KNOWN),
@@ -208,7 +241,10 @@ fn look(pod: &Subject<'_>, found: &mut Vec<Found>) {
                     if let Some(name) = name.filter(|_| !literal::is_known(text)) {
                         found.push(Found {
                             path: pod.spec_path(&format!("{list}[{c}].{tail}[{n}]")),
-                            message: format!("{what} of container `{}` holds a password, token or key in plain text", container.text("name")),
+                            message: format!(
+                                "{what} of container `{}` holds a password, token or key in plain text",
+                                container.text("name")
+                            ),
                             help: HELP.to_owned(),
                             allow: name.to_owned(),
                         });
@@ -242,7 +278,11 @@ fn in_script(script: &str) -> Option<&str> {
             if is_name(name) && is_written(value) && is_plain(name, value) {
                 return Some(name);
             }
-        } else if !flag.is_empty() && is_written(word) && word.contains(|c: char| !c.is_ascii_alphabetic()) && is_plain(flag, word) {
+        } else if !flag.is_empty()
+            && is_written(word)
+            && word.contains(|c: char| !c.is_ascii_alphabetic())
+            && is_plain(flag, word)
+        {
             // Not a word of a sentence that speaks of the flag.
             return Some(flag);
         }

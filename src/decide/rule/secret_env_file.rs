@@ -31,7 +31,10 @@ pub const RULE: Rule = Rule {
         Site {
             at: "spec.C[].env[].valueFrom.fileKeyRef",
             when: Cond::All(&[
-                Cond::Some("spec.initContainers[].volumeMounts[]", &Cond::Same("mount.name", "env.valueFrom.fileKeyRef.volumeName")),
+                Cond::Some(
+                    "spec.initContainers[].volumeMounts[]",
+                    &Cond::Same("mount.name", "env.valueFrom.fileKeyRef.volumeName"),
+                ),
                 Cond::Any(&[
                     Cond::Some("spec.initContainers[].env[].valueFrom.secretKeyRef", &Cond::Always),
                     Cond::Some("spec.initContainers[].envFrom[].secretRef", &Cond::Always),
@@ -54,7 +57,10 @@ const SAME: Cond = Cond::Same("volume.name", "env.valueFrom.fileKeyRef.volumeNam
 const HOLDS_SECRET: Cond = Cond::Any(&[
     Cond::Some(
         "spec.volumes[].secret",
-        &Cond::All(&[Cond::Same("volume.name", "mount.name"), Cond::Not(&Cond::StartsWith("this.secretName", names::TASK_PREFIX))]),
+        &Cond::All(&[
+            Cond::Same("volume.name", "mount.name"),
+            Cond::Not(&Cond::StartsWith("this.secretName", names::TASK_PREFIX)),
+        ]),
     ),
     Cond::Some(
         "spec.volumes[].projected.sources[].secret",
