@@ -42,6 +42,88 @@ fn main() {
         let label = format!("{tasks} tasks{}", if everywhere { "" } else { ", one namespace" });
         measure(&table, &world, &label, rounds);
     }
+    huge();
+}
+
+/// A pod of 1 MB with a thousand volumes and five thousand variables: as large as anybody can
+/// make one, and as awkward.
+fn huge() {
+    let rounds = sized(40, 4);
+    let method = format!(
+        "One pod of 1 MB, 1,000 volumes and 5,000 variables, read and judged {rounds} times in a row on one thread; median and longest."
+    );
+    let table = Table::begin("The largest objects", &method);
+    let (world, now) = (world(10, TASKS_A_NAMESPACE), Timestamp::now());
+    let user = Requester { username: "alice".to_owned(), ..Requester::default() };
+    for (fill, what) in [
+        (Fill::Harmless, "nothing in it"),
+        (Fill::Random, "letters at random"),
+        (Fill::Nested, "variables in variables"),
+        (Fill::Secrets, "a finding in each"),
+    ] {
+        let body = large(fill);
+        let read: Times = (0..rounds).map(|_| timed(|| drop(black_box(parse(&body))))).collect();
+        let value = parse(&body);
+        let review = review(&value, &user);
+        let findings = admit(&world, &review, now).findings.len();
+        let judged: Times = (0..rounds).map(|_| timed(|| drop(black_box(admit(&world, &review, now))))).collect();
+        let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
+        let figure = format!(
+            "read {}, judge {}, longest {}",
+            ms(read.percentile(50.0)),
+            ms(judged.percentile(50.0)),
+            ms(judged.longest())
+        );
+        table.row(&format!("{} KB, {what}: {findings} findings", body.len() / 1000), figure);
+    }
+}
+
+/// What the values of variables are.
+#[derive(Clone, Copy)]
+enum Fill {
+    Harmless,
+    Random,
+    Nested,
+    Secrets,
+}
+
+fn large(fill: Fill) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let value = |n: usize, random: &mut dyn FnMut() -> u64| match fill {
+        Fill::Harmless => format!(
+            "the value of variable {n} is of a length that many have, such as an address https://ledger.finance.svc:8443/{n}"
+        ),
+        Fill::Random => {
+            const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+            (0..120).map(|_| char::from(LETTERS[usize::try_from(random() % 64).unwrap_or_default()])).collect()
+        }
+        Fill::Nested => format!(
+            "$(V{0}) $(V{0}) $(V{1}) and so on, with more words so that it comes to the same length as others do",
+            n.wrapping_sub(1),
+            n / 2
+        ),
+        Fill::Secrets => format!(
+            "postgres://app:hunter{n}@db.finance.svc:5432/ledger?and=so-on&with=more-words&so-that=the-length-is-that-of-others"
+        ),
+    };
+    let env: Vec<serde_json::Value> =
+        (0..5000).map(|n| json!({"name": format!("V{n}"), "value": value(n, &mut random)})).collect();
+    let volumes: Vec<serde_json::Value> = (0..1000)
+        .map(|n| json!({"name": format!("v{n}"), "projected": {"sources": [{"serviceAccountToken": {"path": "token", "audience": "ledger", "expirationSeconds": 600}}]}}))
+        .collect();
+    let mounts: Vec<serde_json::Value> =
+        (0..1000).map(|n| json!({"name": format!("v{n}"), "mountPath": format!("/volumes/{n}"), "subPath": if n % 2 == 0 { "" } else { "token" }})).collect();
+    let request = json!({"name": "large", "namespace": "team-0", "object": {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "large"},
+        "spec": {"automountServiceAccountToken": false, "containers": [{"name": "agent", "env": env, "volumeMounts": mounts}], "volumes": volumes}
+    }});
+    serde_json::to_vec(&json!({"request": request})).expect("JSON is always written")
 }
 
 fn measure(table: &Table, world: &World, label: &str, rounds: usize) {

@@ -18,7 +18,7 @@ pub const RULE: Rule = Rule {
     sites: &[
         Site {
             at: "spec.shareProcessNamespace",
-            when: Cond::All(&[Cond::True("this"), SEVERAL, HOLDS]),
+            when: Cond::All(&[Cond::True("this"), SEVERAL, Cond::Any(&[HOLDS, DEBUGGER_HOLDS])]),
             message: "the containers of the pod see each other's processes, and with them the credentials that the pod holds",
             help: "remove `shareProcessNamespace`, or move what holds the credential to a pod of its own",
             ..Site::POD
@@ -48,6 +48,12 @@ const SEVERAL: Cond = Cond::Any(&[
     Cond::Some("spec.ephemeralContainers[]", &Cond::Always),
 ]);
 
+/// A debugging container holds a Secret: no news to itself, but to the others.
+const DEBUGGER_HOLDS: Cond = Cond::Any(&[
+    Cond::Some("spec.ephemeralContainers[].env[].valueFrom.secretKeyRef", &Cond::Always),
+    Cond::Some("spec.ephemeralContainers[].envFrom[].secretRef", &Cond::Always),
+]);
+
 /// The pod holds a token or a Secret, or will once it is made.
 const HOLDS: Cond = Cond::Any(&[
     Cond::Present("metadata.labels[mandate.dev/task]"),
@@ -57,8 +63,10 @@ const HOLDS: Cond = Cond::Any(&[
     Cond::Some("spec.volumes[].projected.sources[].podCertificate", &Cond::Always),
     Cond::Some("spec.volumes[].csi.nodePublishSecretRef", &Cond::Always),
     Cond::Some("spec.volumes[].csi.volumeAttributes.secretProviderClass", &Cond::Always),
-    Cond::Some("spec.C[].env[].valueFrom.secretKeyRef", &Cond::Always),
-    Cond::Some("spec.C[].envFrom[].secretRef", &Cond::Always),
+    Cond::Some("spec.initContainers[].env[].valueFrom.secretKeyRef", &Cond::Always),
+    Cond::Some("spec.initContainers[].envFrom[].secretRef", &Cond::Always),
+    Cond::Some("spec.containers[].env[].valueFrom.secretKeyRef", &Cond::Always),
+    Cond::Some("spec.containers[].envFrom[].secretRef", &Cond::Always),
     // The default token, which the API server has yet to mount.
     Cond::All(&[Cond::Unadmitted, Cond::Not(&Cond::False("spec.automountServiceAccountToken")), Cond::Not(&SWITCHED_OFF)]),
 ]);
