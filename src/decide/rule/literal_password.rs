@@ -114,10 +114,10 @@ macro_rules! never {
     ($start:literal) => {
         concat!(
             // Filled in later, or not at all.
-            r"[$<>{}]|%\(|\*\*\*|\.\.\.|xxx|", $start, r"(?:@.+@|%.+%|__.+__|\[.+\])$",
+            r"[$<>{}]|%\(|\*\*\*|\.\.\.|xxx|", $start, r"(?:@.+@|%.+%|__.+__|\[.+\]|(?-i:[A-Z][0-9A-Z]*(?:_[0-9A-Z]+)+))$",
             r"|change[_ -]?(?:me|it|this)|replace[_ -]?(?:me|with|this)|your[_ -]|placeholder|redacted|masked|fixme|insert[_ -]|example|dummy|not[_ -]?(?:used|set|needed|required|a[_ -]real)",
             // A file, a place elsewhere, a secret that is named and not written.
-            r"|", $start, r"(?:todo|sample|\.{1,2}/|~/|[a-z]:\\|file:|[a-z][0-9a-z+.-]*://|/[0-9a-z._-]{1,32}$|/[0-9a-z._-]+(?:/[0-9a-z._@-]+)+/?$)",
+            r"|", $start, r"(?:todo|sample|your|\.{1,2}/|~/|[a-z]:\\|file:|[a-z][0-9a-z+.-]*://|/[0-9a-z._-]{1,32}$|/[0-9a-z._-]+(?:/[0-9a-z._@-]+)+/?$)",
             r"|", $start, r"(?:>>)?(?:vault|akeyless|awssm|gcpsm|ssm|arn|ref\+[a-z]+|secretref|azurekeyvault|env|prompt|aws|gcp|k8s)[:+]|@azurekeyvault|", $start, r"projects/[^/]+/secrets/",
             // The name of a Secret or of a key in one.
             r"|", $start, r"[0-9a-z]+(?:[-._/][0-9a-z]+)*[-._/](?:secrets?|passwords?|passwd|tokens?|keys?|credentials?|creds?|tls|certs?|auth|name|file|path)$",
@@ -138,7 +138,7 @@ const PASSWORD_NEVER: &str = concat!(r"(?i)^(?:.{0,2}|[0-9.]{1,5}|", words!(), r
 /// Names of tokens and keys, which are longer than any setting.
 const KEY_NAME: &str = concat!(r"(?i)", key_names!(), "$");
 /// Tokens that language models, parsers and lists have.
-const NO_KEY_NAME: &str = r"(?i)(?:bos|cls|continuation|csrf|eos|image|mask|max|min|next|num|pad|page|per|sep|separator|special|stop|unk)[_.-]?token$|public[_.-]?access[_.-]?key$";
+const NO_KEY_NAME: &str = r"(?i)(?:bos|cls|continuation|csrf|eos|image|initial[_.-]?cluster|mask|max|min|next|num|pad|page|per|sep|separator|special|stop|unk)[_.-]?token$|public[_.-]?access[_.-]?key$";
 const KEY_NEVER: &str = concat!(
     r"(?i)^(?:.{0,7}|[0-9.,:_-]+|[0-9]+(?:ms|[smhd])|",
     words!(),
@@ -331,6 +331,9 @@ mod tests {
             ("POSTGRES_PASSWORD", "{{ .Values.password }}"),
             ("POSTGRES_PASSWORD", "<password>"),
             ("POSTGRES_PASSWORD", "change-me"),
+            ("POSTGRES_PASSWORD", "yourpassword"),
+            ("GOOGLE_API_KEY", "GOOGLE_API_KEY_VAL"),
+            ("--initial-cluster-token", "etcd-cluster-1"),
             ("POSTGRES_PASSWORD", "vault:secret/data/db#password"),
             ("POSTGRES_PASSWORD", "op://vault/db/password"),
             ("POSTGRES_PASSWORD", "postgres-password"),
