@@ -19,7 +19,10 @@ use case::Case;
 use mandate::decide::rule::RULES;
 
 /// Numbers of the ways to a credential that the corpus covers, as `docs/cases.md` lists them.
-const NUMBERED: [u32; 37] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 23, 24, 26, 27, 28, 29, 30, 34, 35, 36, 37, 38, 39, 41, 46, 47, 52];
+const NUMBERED: [u32; 37] = [
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 23, 24, 26, 27, 28, 29, 30, 34, 35, 36, 37, 38, 39,
+    41, 46, 47, 52,
+];
 /// Directories that are about something else than one rule.
 const OTHERS: [&str; 9] = [
     "mutation",

@@ -63,5 +63,8 @@ pub async fn connect(target: &Target) -> Result<Client, ConnectError> {
         config.auth_info.impersonate = Some(user.clone());
     }
     config.connect_timeout = Some(std::time::Duration::from_secs(10));
+    // A watch hears at least a bookmark a minute. One that hears nothing for longer has lost its
+    // API server without being told, and what is known grows old unnoticed.
+    config.read_timeout = Some(std::time::Duration::from_secs(150));
     Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))
 }

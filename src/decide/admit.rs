@@ -19,7 +19,7 @@ use super::pod;
 use super::rule::{Claim, Found, Level, RULES, Rule};
 use super::site::{self, On, Ready, Root, Scene, Subject};
 use super::workload;
-use super::world::{Asked, World};
+use super::world::{Asked, DEFAULT_TOKEN, SHORTEST_TOKEN, World};
 use crate::api::{Action, AgentTask, ClusterAgentPolicySpec, Mode, Profile, Requester, TaskScope, Workloads, names};
 
 /// One admission request.
@@ -296,6 +296,9 @@ fn pod_findings(world: &World, namespace: &str, name: &str, root: Root<'_>, unad
     findings
 }
 
+/// Seconds that pass at most between the two webhooks.
+const MOMENT: i64 = 60;
+
 /// Tokens: of tasks only for their own pods and only while the task lives; of others only
 /// bound and short.
 fn token_request(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
@@ -323,7 +326,11 @@ fn token_request(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict 
                 "read the task's Secret, or label the pod `mandate.dev/task`",
             );
         }
+        // The mutating webhook has cut it to the life that is left, a moment ago.
+        let most = task.deadline.duration_since(now).as_secs().max(SHORTEST_TOKEN).saturating_add(MOMENT);
+        let seconds = review.object.member("spec").and_then(|spec| spec.whole("expirationSeconds")).unwrap_or(DEFAULT_TOKEN);
         return match world.usable(review.namespace, name, task, now) {
+            Ok(()) if seconds > most => refuse(format!("a token of {seconds} s would outlive task `{name}`"), "ask for less"),
             Ok(()) => Verdict::default(),
             Err(why) => refuse(why, ""),
         };

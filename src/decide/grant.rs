@@ -16,7 +16,8 @@ use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
 use super::check::{Because, Case, Granted, Hold, Question, Reason, check, is_over};
-use super::world::deadline;
+use super::rule::YEAR_LONG_MARK;
+use super::world::{DEFAULT_TOKEN, SHORTEST_TOKEN, deadline};
 use crate::api::{
     AgentIdentity, AgentTask, AgentTaskStatus, ClusterAgentPolicySpec, Conditions, Credential, Duration, EndReason, Grant,
     IssuedCredential, KubernetesRule, Phase, SecretKey, Subject, TaskScope, covers, names, permissions,
@@ -134,9 +135,6 @@ pub struct Report {
     /// What happened.
     pub because: Because,
 }
-
-/// The API server issues no token that lives shorter, in seconds.
-const SHORTEST_TOKEN: i64 = 600;
 
 /// How often a static secret that is not there yet is looked for.
 const LOOK_FOR_SECRETS: SignedDuration = SignedDuration::from_secs(15);
@@ -294,7 +292,7 @@ fn issue(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Times
         steps.push(Step::EnsureBinding);
     }
     steps.push(Step::EnsureSecret);
-    let fill = fill(&credentials, |_| true, observed.max_token_ttl);
+    let fill = fill(&credentials, |_| true, longest_token(task, observed, now));
     if fill != Fill::default() {
         steps.push(Step::Fill(fill));
     }
@@ -347,7 +345,7 @@ fn keep(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Timest
     }
     // All at once, though only one is due: the Secret is written whole, since it is not read.
     let was_issued = |credential: &Credential| status.credentials.iter().any(|issued| issued.name == credential.name);
-    let fill = fill(&granted.credentials, was_issued, observed.max_token_ttl);
+    let fill = fill(&granted.credentials, was_issued, longest_token(task, observed, now));
     let mut steps = match (observed.owned.service_account, due) {
         (true, _) => vec![],
         (false, true) => vec![Step::EnsureServiceAccount],
@@ -415,12 +413,25 @@ fn idle(task: &AgentTask) -> Plan {
     Plan { ask: vec![], steps: vec![], status: None, report: None, look_again: Some(look_again) }
 }
 
-fn fill(credentials: &[Credential], wanted: impl Fn(&Credential) -> bool, most: Duration) -> Fill {
+/// The longest life of a token in seconds: what the policies leave, and no longer than the
+/// task, so that with the controller gone nothing outlives the deadline by more than the API
+/// server's least.
+fn longest_token(task: &AgentTask, observed: &Observed<'_>, now: Timestamp) -> i64 {
+    // One more, since a second that has begun is not over.
+    let left = deadline(task).duration_since(now).as_secs().saturating_add(1);
+    match observed.max_token_ttl.as_secs().min(left).max(SHORTEST_TOKEN) {
+        // For this one the API server would issue a token of one year.
+        YEAR_LONG_MARK => DEFAULT_TOKEN,
+        seconds => seconds,
+    }
+}
+
+fn fill(credentials: &[Credential], wanted: impl Fn(&Credential) -> bool, most: i64) -> Fill {
     let mut fill = Fill::default();
     for credential in credentials.iter().filter(|credential| wanted(credential)) {
         let name = credential.name.clone();
         if let Some(token) = &credential.service_account_token {
-            let seconds = token.ttl.min(most).as_secs().max(SHORTEST_TOKEN);
+            let seconds = token.ttl.as_secs().min(most);
             fill.mint.push(Mint { name, audience: token.audience.clone(), seconds, subject: token.subject });
         } else if let Some(key) = &credential.secret_key {
             fill.copy.push((name, key.clone()));

@@ -19,7 +19,7 @@ use super::json::{Read as _, Value};
 use super::pod::{self, CONTAINER_LISTS};
 use super::predicate::LEAST_CERTIFICATE;
 use super::rule::YEAR_LONG_MARK;
-use super::world::{Task, World};
+use super::world::{DEFAULT_TOKEN, SHORTEST_TOKEN, Task, World};
 use crate::api::{GROUP, Mode, Requester, names};
 
 /// Volume with the task's credentials.
@@ -28,10 +28,6 @@ pub(super) const CREDENTIALS: &str = "mandate-task-credentials";
 pub(super) const KUBERNETES: &str = "mandate-kubernetes-api";
 /// First part of the name of the volume that the API server injects by default.
 const INJECTED: &str = "kube-api-access-";
-/// The API server issues no token that lives shorter, in seconds.
-const SHORTEST_TOKEN: i64 = 600;
-/// Life of the token that the webhook projects, where nothing asks for less, in seconds.
-const DEFAULT_TOKEN: i64 = 3600;
 
 /// Changes to an object, and what its author should know of them.
 #[must_use]
@@ -63,15 +59,29 @@ pub fn mutate(world: &World, review: &Review<'_>, now: Timestamp) -> Changes {
     let mut changes = Changes::default();
     match (review.group, review.resource, review.subresource) {
         ("", "pods", "") if review.operation == Operation::Create => pod_changes(world, review, now, &mut changes),
-        ("", "serviceaccounts", "token")
-            if review.object.member("spec").and_then(|spec| spec.whole("expirationSeconds")) == Some(YEAR_LONG_MARK) =>
-        {
-            changes.replace("/spec/expirationSeconds", json!(DEFAULT_TOKEN));
-        }
+        ("", "serviceaccounts", "token") => token_changes(world, review, now, &mut changes),
         (GROUP, "agenttasks", "") => stamp(review, &mut changes),
         _ => {}
     }
     changes
+}
+
+/// A token of a task lives no longer than the task, also where the kubelet asks for it; and
+/// nobody's lives for a year.
+fn token_changes(world: &World, review: &Review<'_>, now: Timestamp, changes: &mut Changes) {
+    let Some(spec) = review.object.member("spec").filter(|spec| spec.is_object()) else { return };
+    let asked = spec.whole("expirationSeconds").unwrap_or(DEFAULT_TOKEN);
+    let task = world.owner_of(review.namespace, review.name).filter(|_| review.user.username != world.controller);
+    let most = task.map_or(i64::MAX, |(_, task)| task.deadline.duration_since(now).as_secs().max(SHORTEST_TOKEN));
+    let wanted = match asked.min(most) {
+        YEAR_LONG_MARK => DEFAULT_TOKEN,
+        seconds => seconds,
+    };
+    match spec.member("expirationSeconds") {
+        _ if wanted == asked => {}
+        Some(_) => changes.replace("/spec/expirationSeconds", json!(wanted)),
+        None => changes.add("/spec/expirationSeconds", json!(wanted)),
+    }
 }
 
 /// Writes down who asked for the task, from the request itself.

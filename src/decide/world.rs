@@ -9,6 +9,11 @@ use crate::api::{
     AgentIdentity, AgentPolicySpec, AgentTask, ClusterAgentPolicySpec, Guardrails, Mode, Phase, TaskScope, Workloads, names,
 };
 
+/// The API server issues no token that lives shorter, in seconds.
+pub const SHORTEST_TOKEN: i64 = 600;
+/// Life of a token where nothing asks for less, in seconds; the API server's own default.
+pub const DEFAULT_TOKEN: i64 = 3600;
+
 /// Everything an admission decision may look at.
 #[derive(Clone, Debug, Default)]
 pub struct World {

@@ -416,11 +416,22 @@ fn a_shorter_policy_shortens_tokens_but_not_below_what_the_api_server_issues() {
     let spec: AgentPolicySpec =
         serde_json::from_value(json!({"owner": {"team": "t", "contact": "c"}, "workloads": {"maxTokenTTL": "10m"}})).unwrap();
     let most = spec.guardrails.workloads.unwrap().max_token_ttl;
-    let credential = Credential {
-        name: "x".into(),
-        service_account_token: Some(serde_json::from_value(json!({"ttl": "1h"})).unwrap()),
-        secret_key: None,
-    };
-    assert_eq!(fill(std::slice::from_ref(&credential), |_| true, most).mint[0].seconds, 600);
-    assert_eq!(fill(&[credential], |_| true, Duration::from_secs(60)).mint[0].seconds, 600);
+    assert_eq!(longest(most, "1h", 0), 600);
+    assert_eq!(longest(Duration::from_secs(60), "1h", 0), 600);
+}
+
+#[test]
+fn no_token_outlives_its_task_by_more_than_the_api_servers_least() {
+    let day = Duration::from_secs(86_400);
+    assert_eq!(longest(day, "30m", 0), 1801);
+    assert_eq!(longest(day, "30m", 600), 1201);
+    assert_eq!(longest(day, "30m", 1700), 600);
+    assert_eq!(longest(day, "1h6s", 0), 3600, "3607 would mean one year");
+}
+
+/// The longest life of a token under a policy, for a task of this life, so long after its start.
+fn longest(most: Duration, ttl: &str, now: i64) -> i64 {
+    let observed =
+        Observed { identity: None, scope: None, policies: &[], max_token_ttl: most, owned: Owned::default(), answer: None };
+    longest_token(&task(json!({"spec": {"ttl": ttl}})), &observed, at(now))
 }

@@ -20,7 +20,7 @@ pub const RULE: Rule = Rule {
 fn look(pod: &Subject<'_>, found: &mut Vec<Found>) {
     let Some(why) = pod.task.and_then(|claim| claim.unusable) else { return };
     found.push(Found {
-        path: "metadata.labels['mandate.dev/task']".to_owned(),
+        path: pod.path("metadata.labels['mandate.dev/task']"),
         message: why.to_owned(),
         help: "start a task first (`mandate task start`) and name it in the label once it is Ready".to_owned(),
         ..Found::default()
