@@ -19,15 +19,17 @@ use case::Case;
 use mandate::decide::rule::RULES;
 
 /// Numbers of the ways to a credential that the corpus covers, as `docs/cases.md` lists them.
-const NUMBERED: [u32; 19] = [1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 14, 15, 16, 17, 18, 20, 28, 29, 46];
+const NUMBERED: [u32; 32] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 25, 28, 29, 31, 32, 33, 34, 40, 42, 43, 46, 50, 51];
 /// Directories that are about something else than one rule.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "mutation",
     "policies",
     "scope-refused",
     "task-label-changed",
     "task-refused",
     "task-token",
+    "templates",
     "unknown-request",
     "unreadable-policy",
     "updates",
