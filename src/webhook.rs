@@ -344,7 +344,8 @@ fn answer(uid: String, request: &Request<'_>, verdict: &Verdict) -> Answer {
 }
 
 /// Every warning whole, with what to write instead; cut where they are too many for that.
-fn warnings(verdict: &Verdict) -> Vec<String> {
+#[must_use]
+pub fn warnings(verdict: &Verdict) -> Vec<String> {
     let whole: Vec<String> = verdict.of(Severity::Warn).map(Finding::to_string).collect();
     if whole.iter().map(|text| text.chars().count()).sum::<usize>() <= ALL_WARNINGS {
         return whole;
