@@ -16,7 +16,18 @@ use super::site::{self, On, Root, Subject};
 use super::world::{Account, World};
 use crate::api::Workloads;
 
-/// Kinds in which rules find what concerns the pods that use them.
+/// Kinds of which something is kept.
+pub const LEARNED: &[On] = &[
+    On::ServiceAccount,
+    On::ConfigMap,
+    On::PersistentVolumeClaim,
+    On::PersistentVolume,
+    On::StorageClass,
+    On::SecretProviderClass,
+    On::ResourceClaim,
+    On::ResourceClaimTemplate,
+];
+/// Of those, the ones in which rules find what concerns the pods that use them.
 const NOTED: &[On] = &[
     On::ConfigMap,
     On::PersistentVolume,
@@ -47,6 +58,8 @@ pub struct Note {
     pub rule: &'static str,
     /// The innermost key it stands under, such as a key of a ConfigMap.
     pub key: Option<String>,
+    /// What of it a policy's `allow` is compared with, such as a path of a node.
+    pub allow: Option<String>,
 }
 
 /// What a claim to a volume leads to.
@@ -62,9 +75,14 @@ impl Related {
     /// Whether a rule found something in an object; under this key, where one is given.
     #[must_use]
     pub fn has(&self, on: On, namespace: &str, name: &str, rule: &str, key: Option<&str>) -> bool {
+        self.notes(on, namespace, name).any(|note| note.rule == rule && (key.is_none() || note.key.as_deref() == key))
+    }
+
+    /// What rules found in an object.
+    pub fn notes<'a>(&'a self, on: On, namespace: &str, name: &str) -> impl Iterator<Item = &'a Note> + use<'a> {
         let namespace = if on.is_cluster_scoped() { "" } else { namespace };
         let notes = self.noted.get(&on).and_then(|of| of.get(namespace)).and_then(|here| here.get(name));
-        notes.into_iter().flatten().any(|note| note.rule == rule && (key.is_none() || note.key.as_deref() == key))
+        notes.into_iter().flatten()
     }
 
     /// The volume that a claim leads to, where that is known.
@@ -108,7 +126,8 @@ impl Related {
 
 impl World {
     /// Takes in an object of any kind, as a manifest or a cluster has it; of most kinds there is
-    /// nothing to keep. A namespaced object without a namespace stands in `default`.
+    /// nothing to keep. A namespaced object without a namespace stands in `default`, as for
+    /// [`judge`](super::admit::judge).
     pub fn learn(&mut self, object: &Value<'_>) {
         let Some((on, namespace, name)) = named(object) else { return };
         match on {
@@ -178,7 +197,7 @@ fn notes(on: On, object: &Value<'_>) -> Vec<Note> {
             return;
         }
         let key = scene.items.iter().rev().find_map(|item| item.key).map(str::to_owned);
-        let note = Note { rule: site.rule.id, key };
+        let note = Note { rule: site.rule.id, key, allow: site.allowable(scene).map(str::to_owned) };
         if !notes.contains(&note) {
             notes.push(note);
         }
