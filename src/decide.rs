@@ -11,6 +11,7 @@
 //! - [`grant`]: a task, what is observed and the time in, the next steps out.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod access;
 pub mod admit;
 pub mod check;
 pub mod finding;
@@ -20,6 +21,7 @@ pub mod literal;
 pub mod mutate;
 pub mod pod;
 pub mod predicate;
+pub mod related;
 pub mod rule;
 pub mod site;
 pub mod workload;

@@ -71,6 +71,8 @@ pub struct Install {
     secret_keys: BTreeMap<String, BTreeSet<String>>,
     certificates: Certificates,
     webhook: Endpoint,
+    /// Further kinds that hold templates of pods, as `GROUP/RESOURCE`.
+    workloads: BTreeSet<String>,
 }
 
 /// Why something cannot be installed so.
@@ -113,6 +115,12 @@ pub enum InstallError {
         /// Secret.
         secret: String,
     },
+    /// Only a custom resource can be named so.
+    #[error("`{0}` names no kind of workload; write GROUP/RESOURCE, such as `argoproj.io/rollouts`")]
+    Workload(String),
+    /// Kubernetes' own kinds are asked about already, and Mandate's make no pods.
+    #[error("`{0}` need not be named: workloads of Kubernetes are asked about in any case, and Mandate's kinds make no pods")]
+    KnownWorkload(String),
     /// The API server calls no such address.
     #[error("`{0}` is no address of a webhook; write `https://host:port`, without user, query or fragment")]
     Address(String),
@@ -136,7 +144,15 @@ impl Install {
             Endpoint::Service => Endpoint::Service,
             Endpoint::Url(url) => Endpoint::Url(name::address(url)?),
         };
-        Ok(Self { namespace, guarded, ceiling: vec![], secret_keys: BTreeMap::new(), certificates: Certificates::Own, webhook })
+        Ok(Self {
+            namespace,
+            guarded,
+            ceiling: vec![],
+            secret_keys: BTreeMap::new(),
+            certificates: Certificates::Own,
+            webhook,
+            workloads: BTreeSet::new(),
+        })
     }
 
     /// The most that any task may hold, in any guarded namespace.
@@ -163,6 +179,16 @@ impl Install {
             secret_keys.entry(namespace).or_default().insert(secret);
         }
         Ok(Self { secret_keys, ..self })
+    }
+
+    /// Further kinds whose templates of pods are looked at, as `GROUP/RESOURCE`; those of
+    /// Kubernetes are in any case.
+    ///
+    /// # Errors
+    /// [`InstallError`] for what no custom resource is called.
+    pub fn workloads(self, kinds: impl IntoIterator<Item = impl Into<String>>) -> Result<Self, InstallError> {
+        let workloads = kinds.into_iter().map(|kind| name::workload(kind.into())).collect::<Result<_, _>>()?;
+        Ok(Self { workloads, ..self })
     }
 
     /// Who makes the webhook's certificate; the webhook itself unless told otherwise.

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::cluster::world::Shared;
 use crate::cluster::{ask, world};
+use crate::decide::access;
 use crate::decide::admit::{self, Operation, Review};
 use crate::decide::finding::{Finding, Severity, Verdict};
 use crate::decide::json::Value;
@@ -42,7 +43,10 @@ const ROOM: usize = 48 * 1024 * 1024;
 const LONGEST: Duration = Duration::from_secs(5);
 /// Longest time to look a task up.
 const LOOK_UP: Duration = Duration::from_secs(1);
-/// The API server cuts single warnings at this many characters.
+/// Where the warnings of a request are longer than this together, the API server cuts each of
+/// them (apiserver/pkg/endpoints/filters/warning.go). Others may have warned as well.
+const ALL_WARNINGS: usize = 3 * 1024;
+/// So many characters it leaves of each.
 const LONGEST_WARNING: usize = 250;
 
 /// What every review works with.
@@ -168,6 +172,7 @@ fn operation(request: &Request<'_>) -> Option<Operation> {
     match request.operation.as_str() {
         "CREATE" => Some(Operation::Create),
         "UPDATE" => Some(Operation::Update),
+        "CONNECT" => Some(Operation::Connect),
         _ => None,
     }
 }
@@ -217,6 +222,32 @@ async fn look_up_task(webhook: &Webhook, request: &Request<'_>) {
     let _ = tokio::time::timeout(LOOK_UP, world::look_up(&webhook.client, &webhook.world, namespace, name)).await;
 }
 
+/// The pod at the other end of a connection: its labels are what the answer hangs on, and the
+/// request does not hold them. Where no policy looks, nothing is looked up; where the pod cannot
+/// be, the connection is refused.
+async fn look_up_pod(webhook: &Webhook, request: &Request<'_>) -> Result<serde_json::Value, (u16, &'static str, String)> {
+    let Request { namespace, name, .. } = request;
+    if !access::matters(&webhook.world.read().unwrap_or_else(std::sync::PoisonError::into_inner), namespace) {
+        return Ok(serde_json::Value::Null);
+    }
+    match tokio::time::timeout(LOOK_UP, world::pod_labels(&webhook.client, namespace, name)).await {
+        Ok(Ok(Some(labels))) => Ok(serde_json::json!({"metadata": {"labels": labels}})),
+        Ok(Ok(None)) => Err((404, "NotFound", format!("there is no pod `{name}` in namespace `{namespace}`"))),
+        failed => {
+            let cause = failed.map_or_else(
+                |_| "no answer in time".to_owned(),
+                |failed| failed.err().map(|e| e.to_string()).unwrap_or_default(),
+            );
+            warn!(cause, namespace, name, "a pod could not be looked up");
+            Err((
+                503,
+                "ServiceUnavailable",
+                format!("Mandate could not look up whether pod `{name}` works for a task; try again"),
+            ))
+        }
+    }
+}
+
 /// A body, and the room it takes for as long as it is looked at.
 struct Body<'a> {
     bytes: Bytes,
@@ -255,12 +286,23 @@ async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, requ
     };
     let uid = request.uid.clone();
     let Some(operation) = operation(&request) else {
-        // Deletions and connections are never blocked here.
+        // Deletions are never blocked here.
         return done(&shop, &request, started, Outcome::Allowed, Answer { uid, allowed: true, ..Answer::default() });
     };
-    look_up_task(&shop.webhook, &request).await;
     let user = mutate::requester(&request.user_info);
-    let review = review(&request, operation, &user);
+    let mut review = review(&request, operation, &user);
+    let (looked_up, pod);
+    if operation == Operation::Connect {
+        looked_up = match look_up_pod(&shop.webhook, &request).await {
+            Ok(pod) => pod,
+            Err((status, reason, text)) => {
+                return done(&shop, &request, started, Outcome::Error, Answer::refuse(uid, status, reason, text));
+            }
+        };
+        pod = Value::from(&looked_up);
+        review.object = &pod;
+    }
+    look_up_task(&shop.webhook, &request).await;
     let now = shop.webhook.clock.now();
     let mut verdict = admit::admit(&shop.webhook.world.read().unwrap_or_else(std::sync::PoisonError::into_inner), &review, now);
     if !verdict.questions.is_empty() && !verdict.is_denied() {
@@ -296,12 +338,28 @@ fn answer(uid: String, request: &Request<'_>, verdict: &Verdict) -> Answer {
         answer.audit_annotations.insert("denied-by", rules);
     }
     answer.uid = uid;
-    answer.warnings = verdict.of(Severity::Warn).map(warning).collect();
-    if verdict.of(Severity::Audit).next().is_some() {
-        let findings: Vec<String> = verdict.of(Severity::Audit).map(Finding::to_string).collect();
+    answer.warnings = warnings(verdict);
+    // Whoever connects has no eyes for a warning: it is recorded as well.
+    let recorded = |finding: &&Finding| match finding.severity {
+        Severity::Audit => true,
+        Severity::Warn => request.operation == "CONNECT",
+        Severity::Deny => false,
+    };
+    let findings: Vec<String> = verdict.findings.iter().filter(recorded).map(Finding::to_string).collect();
+    if !findings.is_empty() {
         answer.audit_annotations.insert("findings", findings.join("\n"));
     }
     answer
+}
+
+/// Every warning whole, with what to write instead; cut where they are too many for that.
+#[must_use]
+pub fn warnings(verdict: &Verdict) -> Vec<String> {
+    let whole: Vec<String> = verdict.of(Severity::Warn).map(Finding::to_string).collect();
+    if whole.iter().map(|text| text.chars().count()).sum::<usize>() <= ALL_WARNINGS {
+        return whole;
+    }
+    verdict.of(Severity::Warn).map(warning).collect()
 }
 
 fn ids(verdict: &Verdict, severity: Severity) -> String {

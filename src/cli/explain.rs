@@ -45,5 +45,6 @@ pub(super) fn level(level: Level) -> &'static str {
         Level::Baseline => "baseline",
         Level::Restricted => "restricted",
         Level::Advice => "advice",
+        Level::OptIn => "opt-in",
     }
 }

@@ -124,11 +124,7 @@ fn no_policies(paths: &[PathBuf], policies: &Manifests) -> Vec<Problem> {
 /// Judges one object and places what is found.
 fn check(known: &Known, document: &Document, namespace: &str, now: Timestamp) -> Object {
     let object = Object::of(document, namespace);
-    let mut value = document.root.value();
-    if document.namespace().is_none() && !object.namespace.is_empty() && namespace != NAMESPACE {
-        set_namespace(&mut value, namespace);
-    }
-    let verdict = judge(&known.world, &value, now);
+    let verdict = judge(&known.world, &value(document, namespace), now);
     let root = &document.root;
     let mut findings: Vec<Finding> = verdict
         .findings
@@ -144,6 +140,16 @@ fn check(known: &Known, document: &Document, namespace: &str, now: Timestamp) ->
         .collect();
     findings.sort_by(|a, b| (a.at, a.found.rule, &a.found.path).cmp(&(b.at, b.found.rule, &b.found.path)));
     Object { findings, ..object }
+}
+
+/// An object as it is judged: with the namespace that was given on the command line, where it
+/// has none of its own.
+fn value<'a>(document: &'a Document, namespace: &'a str) -> Value<'a> {
+    let mut value = document.root.value();
+    if document.namespace().is_none() && !Object::of(document, namespace).namespace.is_empty() && namespace != NAMESPACE {
+        set_namespace(&mut value, namespace);
+    }
+    value
 }
 
 /// Writes the namespace that was given on the command line into an object without one.

@@ -30,6 +30,10 @@ pub(super) struct Args {
     /// `https://127.0.0.1:8443`
     #[arg(long, value_name = "URL")]
     webhook_url: Option<String>,
+    /// Custom resource whose templates of pods are looked at too, such as
+    /// `argoproj.io/rollouts`; give it once for each
+    #[arg(long = "workload", value_name = "GROUP/RESOURCE")]
+    workloads: Vec<String>,
 }
 
 impl Args {
@@ -47,7 +51,10 @@ impl Args {
             Ok(SecretSource { namespace: namespace.to_owned(), secret_name: secret_name.to_owned() })
         });
         let sources = sources.collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Install::new(&self.namespace, &self.guarded, webhook)?.ceiling(ceiling)?.secret_keys(sources)?)
+        Ok(Install::new(&self.namespace, &self.guarded, webhook)?
+            .ceiling(ceiling)?
+            .secret_keys(sources)?
+            .workloads(&self.workloads)?)
     }
 }
 

@@ -4,11 +4,13 @@
 //! when it is complete: there is never a moment in which nothing is known. An object that
 //! cannot be read takes the place of its old version.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, RwLock};
 
 use futures::StreamExt as _;
 use futures::future::select_all;
+use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -50,6 +52,15 @@ pub async fn look_up(client: &Client, world: &Shared, namespace: &str, name: &st
         here.identities.insert(task.spec.agent, identity);
     }
     Ok(())
+}
+
+/// The labels of a pod, and nothing else of it; none where there is no such pod.
+///
+/// # Errors
+/// The API server could not be asked.
+pub async fn pod_labels(client: &Client, namespace: &str, name: &str) -> Result<Option<BTreeMap<String, String>>, kube::Error> {
+    let pod = Api::<Pod>::namespaced(client.clone(), namespace).get_metadata_opt(name).await?;
+    Ok(pod.map(|pod| pod.metadata.labels.unwrap_or_default()))
 }
 
 /// A kind of which the world keeps something.

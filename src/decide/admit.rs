@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use super::access;
 use super::check::{self, Case, Hold};
 use super::finding::{Finding, Severity, Verdict};
 use super::json::{Read as _, Value};
@@ -39,7 +40,7 @@ pub struct Review<'a> {
     pub name: &'a str,
     /// Who does it.
     pub user: &'a Requester,
-    /// The object as it would be stored.
+    /// The object as it would be stored; of a connection, the pod at its other end.
     pub object: &'a Value<'a>,
     /// The object as it is, on UPDATE.
     pub old: Option<&'a Value<'a>>,
@@ -52,6 +53,8 @@ pub enum Operation {
     Create,
     /// It is changed.
     Update,
+    /// Somebody connects to it, as `kubectl exec` does.
+    Connect,
 }
 
 /// Judges one request.
@@ -64,12 +67,11 @@ pub fn admit(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
         (crate::api::GROUP, "taskscopes", "") => scope(world, review),
         // The other kinds of Mandate are held by their schemas alone.
         (crate::api::GROUP, "agentidentities" | "agentpolicies" | "clusteragentpolicies", "") => Verdict::default(),
-        (_, _, "")
-            if workload::templates(review.object).is_empty() && On::of_resource(review.group, review.resource, "").is_none() =>
-        {
-            unknown_request(review)
-        }
-        (group, resource, subresource) if subresource.is_empty() || On::of_resource(group, resource, subresource).is_some() => {
+        ("", "pods", _) if review.operation == Operation::Connect => access::access(world, review),
+        // Kinds with a template of Kubernetes' core; those of other groups an installation names.
+        ("", "podtemplates" | "replicationcontrollers", "") => other_verdict(world, review, now),
+        (group, _, "") if !matches!(group, "" | crate::api::GROUP) => other_verdict(world, review, now),
+        (group, resource, subresource) if On::of_resource(group, resource, subresource).is_some() => {
             other_verdict(world, review, now)
         }
         _ => unknown_request(review),
@@ -85,15 +87,15 @@ fn unknown_request(review: &Review<'_>) -> Verdict {
     )])
 }
 
-fn always(rule: &'static str, path: &str, message: String, help: &str) -> Finding {
+pub(super) fn always(rule: &'static str, path: &str, message: String, help: &str) -> Finding {
     Finding { rule, severity: Severity::Deny, path: path.to_owned(), message, help: help.to_owned(), policy: MANDATE.to_owned() }
 }
 
 /// What a finding weighs under one policy; none where the policy does not look.
-fn severity(rule: &Rule, asked: &Asked) -> Option<Severity> {
+pub(super) fn severity(rule: &Rule, asked: &Asked) -> Option<Severity> {
     let setting = asked.workloads.setting(rule.id);
     let by_rule = match (setting.and_then(|setting| setting.action), rule.level, asked.workloads.profile) {
-        (Some(Action::Off), ..) => return None,
+        (Some(Action::Off), ..) | (None, Level::OptIn, _) => return None,
         (Some(Action::Deny), ..) => Severity::Deny,
         (Some(Action::Audit), ..) => Severity::Audit,
         (Some(Action::Warn), ..) | (None, Level::Advice, _) | (None, Level::Restricted, Profile::Baseline) => Severity::Warn,
@@ -108,13 +110,13 @@ fn severity(rule: &Rule, asked: &Asked) -> Option<Severity> {
 }
 
 /// Whether a policy lets a rule's finding at something of this name pass.
-fn allows(policy: &Asked, rule: &Rule, name: &str) -> bool {
+pub(super) fn allows(policy: &Asked, rule: &Rule, name: &str) -> bool {
     policy.workloads.setting(rule.id).is_some_and(|setting| setting.allows(name))
 }
 
 /// Adds a finding at a place whose findings begin at `first`; where two policies find the same,
 /// the graver one stays.
-fn add(findings: &mut Vec<Finding>, first: usize, new: Finding) {
+pub(super) fn add(findings: &mut Vec<Finding>, first: usize, new: Finding) {
     let here = findings.get_mut(first..).unwrap_or_default();
     match here.iter_mut().find(|old| old.rule == new.rule && old.path == new.path && old.message == new.message) {
         Some(old) if old.severity >= new.severity => {}
@@ -187,12 +189,9 @@ const MANDATE: &str = "Mandate";
 /// An object of any kind as it stands in a manifest: what would be found in it, and in the
 /// pods that are made from it. Its namespace is its own, or `default`.
 pub fn judge(world: &World, object: &Value<'_>, now: Timestamp) -> Verdict {
-    let namespace = match object.at(&["metadata", "namespace"]).and_then(Value::as_str) {
-        Some(namespace) if !namespace.is_empty() => namespace,
-        _ => "default",
-    };
     let name = object.member("metadata").map_or("", |metadata| metadata.text("name"));
     let on = On::of_kind(object.text("apiVersion"), object.text("kind"));
+    let namespace = on.map_or_else(|| site::namespace(object), |on| on.namespace(object));
     Verdict::new(object_findings(world, Reviewed { namespace, name, on, object, unadmitted: true }, now))
 }
 
@@ -206,27 +205,34 @@ struct Reviewed<'a> {
     unadmitted: bool,
 }
 
+/// Whether pods can be made from objects of a kind: from those that rules look at themselves
+/// they are not, with one exception.
+fn makes_pods(on: Option<On>) -> bool {
+    matches!(on, None | Some(On::StatefulSet))
+}
+
 /// Everything wrong with an object of any kind, and with the templates in it.
 fn object_findings(world: &World, reviewed: Reviewed<'_>, now: Timestamp) -> Vec<Finding> {
     let Reviewed { namespace, name, on, object, unadmitted } = reviewed;
-    if on == Some(On::Pod) {
-        return pod_findings(world, namespace, name, Root::Object(object, ""), unadmitted, now);
+    let (asked, broken) = world.asked_of_pods(namespace);
+    let subject = Subject { root: Root::Object(object, ""), on: On::Pod, name, namespace, unadmitted, task: None, world };
+    let mut findings = match on {
+        Some(On::Pod) => examine_pod(subject, &asked, now),
+        Some(on) => examine(&Subject { on, ..subject }, &asked),
+        None => vec![],
+    };
+    let templates = if makes_pods(on) { workload::templates(object) } else { vec![] };
+    for template in &templates {
+        findings.extend(examine_pod(Subject { root: template.root(), name: "", unadmitted: true, ..subject }, &asked, now));
     }
-    let mut findings = vec![];
-    if let Some(on) = on {
-        let (asked, broken) = world.asked_of_pods(namespace);
-        let subject = Subject { root: Root::Object(object, ""), on, name, namespace, unadmitted, task: None, world };
-        findings = examine(&subject, &asked);
+    if on.is_some() || !templates.is_empty() {
         findings.extend(broken_policies(broken));
-    }
-    for template in workload::templates(object) {
-        findings.extend(pod_findings(world, namespace, "", template.root(), true, now));
     }
     findings
 }
 
 /// Policies that cannot be read: nothing is let in under a rule that nobody knows.
-fn broken_policies(broken: Vec<(String, String)>) -> impl Iterator<Item = Finding> {
+pub(super) fn broken_policies(broken: Vec<(String, String)>) -> impl Iterator<Item = Finding> {
     broken.into_iter().map(|(policy, why)| {
         always(
             "unreadable-policy",
@@ -245,11 +251,17 @@ fn other_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict 
         object_findings(world, Reviewed { namespace: review.namespace, name: review.name, on, object, unadmitted: false }, now)
     };
     let mut findings = only_new(of(review.object), review.old.map(of));
-    if !workload::templates(review.object).is_empty() {
-        findings.iter_mut().for_each(|finding| finding.severity = finding.severity.min(Severity::Warn));
+    if makes_pods(on) {
+        findings.iter_mut().filter(|finding| finding.severity == Severity::Deny).for_each(|finding| {
+            finding.severity = Severity::Warn;
+            finding.message = format!("{TO_COME}{}", finding.message);
+        });
     }
     Verdict::new(findings)
 }
+
+/// What a warning about a template says before the words of the denial that its pods will meet.
+pub const TO_COME: &str = "its pods will be refused: ";
 
 /// Of an update only what the request itself makes wrong. By rule and words, not by place: an
 /// item that moves in its list is no news.
@@ -262,7 +274,13 @@ fn only_new(mut findings: Vec<Finding>, before: Option<Vec<Finding>>) -> Vec<Fin
 }
 
 fn pod_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
-    let of = |object| pod_findings(world, review.namespace, review.name, Root::Object(object, ""), false, now);
+    let of = |object| {
+        object_findings(
+            world,
+            Reviewed { namespace: review.namespace, name: review.name, on: Some(On::Pod), object, unadmitted: false },
+            now,
+        )
+    };
     let old = review.old.filter(|_| review.operation == Operation::Update);
     let mut findings = only_new(of(review.object), old.map(of));
     if let Some(old) = old {
@@ -281,8 +299,9 @@ fn pod_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
     Verdict::new(findings)
 }
 
-/// Everything wrong with a pod or the template of one, under every policy that holds.
-fn pod_findings(world: &World, namespace: &str, name: &str, root: Root<'_>, unadmitted: bool, now: Timestamp) -> Vec<Finding> {
+/// Everything wrong with a pod or the template of one, by these policies.
+fn examine_pod(pod: Subject<'_>, asked: &[Asked], now: Timestamp) -> Vec<Finding> {
+    let Subject { root, namespace, world, .. } = pod;
     let label = root.member("metadata").and_then(|metadata| metadata.at(&["labels", names::TASK_LABEL])).and_then(Value::as_str);
     let task = label.and_then(|name| world.task(namespace, name));
     let unusable = label.and_then(|name| match task {
@@ -290,10 +309,7 @@ fn pod_findings(world: &World, namespace: &str, name: &str, root: Root<'_>, unad
         Some(task) => world.usable(namespace, name, task, now).err(),
     });
     let claim = label.map(|name| Claim { name, task, unusable: unusable.as_deref() });
-    let (asked, broken) = world.asked_of_pods(namespace);
-    let mut findings = examine(&Subject { root, on: On::Pod, name, namespace, unadmitted, task: claim, world }, &asked);
-    findings.extend(broken_policies(broken));
-    findings
+    examine(&Subject { task: claim, ..pod }, asked)
 }
 
 /// Seconds that pass at most between the two webhooks.

@@ -538,8 +538,9 @@ impl Test {
     }
 }
 
-/// A text, as it reads at a place under a policy.
-pub(super) fn write(parts: &[Part], scene: &Scene<'_, '_>, workloads: &Workloads) -> String {
+/// A text, as it reads at a place under a policy. `unnamed` says what a list item or map member
+/// of some depth is called that has no name.
+pub(super) fn write(parts: &[Part], scene: &Scene<'_, '_>, workloads: &Workloads, unnamed: &dyn Fn(usize) -> String) -> String {
     let mut text = String::new();
     for part in parts {
         // INVARIANT: writing to a String cannot fail.
@@ -553,7 +554,12 @@ pub(super) fn write(parts: &[Part], scene: &Scene<'_, '_>, workloads: &Workloads
                     Some(number) => write!(text, "{number}"),
                     None => text.write_str(default),
                 },
-                None => text.write_str(default),
+                None => match place {
+                    Place { from: From::Item(depth), path } if default.is_empty() && path == &["name"] => {
+                        text.write_str(&unnamed(*depth))
+                    }
+                    _ => text.write_str(default),
+                },
             },
         };
     }

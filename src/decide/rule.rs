@@ -5,12 +5,20 @@
 //! recorded is not the rule's business: it follows from the rule's [`Level`], the profile
 //! and the mode of the policy.
 
+mod access_to_task_pod;
 mod api_token_without_grant;
 mod automounted_token;
+mod binding_credential;
+mod binding_of_a_task;
 mod borrowed_service_account;
+mod claimed_volume_secret;
+mod config_map_credential;
+mod config_map_kubeconfig;
 mod csi_secret;
 mod dead_task;
 mod device_claim;
+mod device_credential;
+mod device_parameters;
 mod gmsa_credential;
 mod hidden_credential;
 mod host_credential_path;
@@ -21,26 +29,37 @@ mod legacy_token_secret;
 mod literal_credential;
 mod literal_password;
 mod long_lived_certificate;
+mod long_lived_certificate_request;
 mod long_lived_token;
 mod other_tasks_credentials;
+mod persistent_volume_secret;
+mod prefilled_volume;
 mod secret_env;
 mod secret_env_file;
 mod secret_env_from;
 mod secret_projection;
 mod secret_provider_class;
 mod secret_volume;
+mod service_account_secret;
 mod shared_process_namespace;
+mod static_secret_type;
+mod storage_class_secret;
 mod storage_key_file;
 mod storage_secret;
+mod synced_secret;
 mod token_behind_subpath;
 mod unbound_token_request;
 mod unknown_credential_source;
+mod virtual_machine_secret;
+mod wide_token_request;
 mod year_long_token;
 
+pub use access_to_task_pod::RULE as ACCESS_TO_TASK_POD;
 pub use year_long_token::MARK as YEAR_LONG_MARK;
 
+use super::json::Read as _;
 use super::predicate::Cond;
-use super::site::{Site, Subject};
+use super::site::{Scene, Site, Subject};
 use super::world::Task;
 use crate::api::names;
 
@@ -95,6 +114,8 @@ pub enum Level {
     Restricted,
     /// Never by a profile: a warning under both.
     Advice,
+    /// Never by a profile, nor a warning: only where a policy gives it an action.
+    OptIn,
 }
 
 /// One place where a rule is broken.
@@ -125,14 +146,27 @@ pub struct Claim<'a> {
 const STATIC: Cond = Cond::Not(&Cond::StartsWith("this.name", names::TASK_PREFIX));
 const INSTEAD_OF_SECRET: &str = "remove it, label the pod `mandate.dev/task: <task>` and let its TaskScope issue a short-lived credential (`credentials: [{{name: …, serviceAccountToken: {{audience: …}}}}]`)";
 
+/// The volume behind a pod's claim, where both are known.
+fn claimed_volume<'a>(scene: &Scene<'a, '_>) -> Option<&'a str> {
+    scene.subject.world.related.volume_of(scene.subject.namespace, scene.this.text("claimName"))
+}
+
 /// Every rule, in the order of their ids.
 pub static RULES: &[Rule] = &[
+    access_to_task_pod::RULE,
     api_token_without_grant::RULE,
     automounted_token::RULE,
+    binding_credential::RULE,
+    binding_of_a_task::RULE,
     borrowed_service_account::RULE,
+    claimed_volume_secret::RULE,
+    config_map_credential::RULE,
+    config_map_kubeconfig::RULE,
     csi_secret::RULE,
     dead_task::RULE,
     device_claim::RULE,
+    device_credential::RULE,
+    device_parameters::RULE,
     gmsa_credential::RULE,
     hidden_credential::RULE,
     host_credential_path::RULE,
@@ -143,20 +177,29 @@ pub static RULES: &[Rule] = &[
     literal_credential::RULE,
     literal_password::RULE,
     long_lived_certificate::RULE,
+    long_lived_certificate_request::RULE,
     long_lived_token::RULE,
     other_tasks_credentials::RULE,
+    persistent_volume_secret::RULE,
+    prefilled_volume::RULE,
     secret_env::RULE,
     secret_env_file::RULE,
     secret_env_from::RULE,
     secret_projection::RULE,
     secret_provider_class::RULE,
     secret_volume::RULE,
+    service_account_secret::RULE,
     shared_process_namespace::RULE,
+    static_secret_type::RULE,
+    storage_class_secret::RULE,
     storage_key_file::RULE,
     storage_secret::RULE,
+    synced_secret::RULE,
     token_behind_subpath::RULE,
     unbound_token_request::RULE,
     unknown_credential_source::RULE,
+    virtual_machine_secret::RULE,
+    wide_token_request::RULE,
     year_long_token::RULE,
 ];
 

@@ -99,10 +99,27 @@ impl On {
     /// The kind with this resource.
     #[must_use]
     pub fn of_resource(group: &str, resource: &str, subresource: &str) -> Option<Self> {
+        // The older way to bind a pod, still served.
+        if (group, resource, subresource) == ("", "bindings", "") {
+            return Some(Self::Binding);
+        }
         Self::ALL.iter().copied().find(|on| {
             let (g, _, r, s) = on.resource();
             (g, r, s) == (group, resource, subresource)
         })
+    }
+
+    /// Whether its objects stand in no namespace.
+    #[must_use]
+    pub fn is_cluster_scoped(self) -> bool {
+        matches!(self, Self::PersistentVolume | Self::StorageClass | Self::CertificateSigningRequest)
+    }
+
+    /// The namespace of an object of this kind in a manifest: `default` where it names none, and
+    /// empty where it stands in none.
+    #[must_use]
+    pub fn namespace<'a>(self, object: &'a Value<'a>) -> &'a str {
+        if self.is_cluster_scoped() { "" } else { namespace(object) }
     }
 
     /// The kind of a manifest.
@@ -110,6 +127,15 @@ impl On {
     pub fn of_kind(api_version: &str, kind: &str) -> Option<Self> {
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
         Self::ALL.iter().copied().find(|on| on.kind() == kind && on.resource().0 == group)
+    }
+}
+
+/// The namespace of an object in a manifest, or `default`.
+#[must_use]
+pub fn namespace<'a>(object: &'a Value<'a>) -> &'a str {
+    match object.member("metadata").map_or("", |metadata| metadata.text("namespace")) {
+        "" => "default",
+        namespace => namespace,
     }
 }
 
@@ -206,6 +232,30 @@ pub enum Root<'a> {
     Object(&'a Value<'a>, &'a str),
     /// The bare spec of a pod, somewhere in an object.
     Spec(&'a Value<'a>, &'a str),
+    /// What stands in a pod's spec elsewhere, alone.
+    Piece(&'a Value<'a>, &'a str, Piece),
+}
+
+/// What can stand without a spec around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// One container.
+    Container,
+    /// One volume.
+    Volume,
+    /// The name of one pull secret.
+    PullSecret,
+}
+
+impl Piece {
+    /// The list of a pod's spec in which it would stand.
+    fn list(self) -> &'static str {
+        match self {
+            Self::Container => "containers",
+            Self::Volume => "volumes",
+            Self::PullSecret => "imagePullSecrets",
+        }
+    }
 }
 
 impl<'a> Root<'a> {
@@ -215,6 +265,7 @@ impl<'a> Root<'a> {
         match self {
             Self::Object(object, _) => object.member(name),
             Self::Spec(spec, _) => (name == "spec").then_some(*spec),
+            Self::Piece(..) => None,
         }
     }
 
@@ -237,15 +288,16 @@ impl<'a> Root<'a> {
     /// The path of a place that was reached by these steps.
     pub(super) fn path(&self, steps: &[Step], items: &[Item<'_>], field: &str) -> String {
         let mut path = String::with_capacity(64);
-        let mut steps = steps;
-        match self {
-            Self::Object(_, at) => path.push_str(at),
-            Self::Spec(_, at) => {
-                path.push_str(at);
-                steps = steps.split_first().map_or(steps, |(_, rest)| rest);
-            }
-        }
-        let mut items = items.iter();
+        // What leads to the root is in its path.
+        let (at, above) = match self {
+            Self::Object(_, at) => (at, 0),
+            Self::Spec(_, at) => (at, 1),
+            Self::Piece(_, at, _) => (at, 3),
+        };
+        path.push_str(at);
+        let above = &steps[..above.min(steps.len())];
+        let steps = &steps[above.len()..];
+        let mut items = items.iter().skip(above.iter().filter(|step| step.is_entry()).count());
         for step in steps {
             // INVARIANT: writing to a String cannot fail.
             let _ = match step {
@@ -328,7 +380,7 @@ impl<'a> Subject<'a> {
     #[must_use]
     pub fn path(&self, tail: &str) -> String {
         match self.root {
-            Root::Object(_, "") | Root::Spec(..) => tail.to_owned(),
+            Root::Object(_, "") | Root::Spec(..) | Root::Piece(..) => tail.to_owned(),
             Root::Object(_, at) => format!("{at}.{tail}"),
         }
     }
@@ -339,7 +391,7 @@ impl<'a> Subject<'a> {
         match self.root {
             Root::Object(_, "") => format!("spec.{tail}"),
             Root::Object(_, at) => format!("{at}.spec.{tail}"),
-            Root::Spec(_, at) => format!("{at}.{tail}"),
+            Root::Spec(_, at) | Root::Piece(_, at, _) => format!("{at}.{tail}"),
         }
     }
 
@@ -453,8 +505,15 @@ impl Program {
         match subject.root {
             Root::Object(object, _) => root.walk(object, &mut items, &mut found),
             Root::Spec(spec, _) => {
-                if let Some((_, node)) = root.members.iter().find(|(name, _)| *name == "spec") {
+                if let Some(node) = root.member("spec") {
                     node.walk(spec, &mut items, &mut found);
+                }
+            }
+            Root::Piece(value, _, piece) => {
+                let node = root.member("spec").and_then(|spec| spec.member(piece.list())).and_then(|list| list.items.as_ref());
+                if let Some(node) = node {
+                    items.push(Item { value, index: 0, key: None });
+                    node.walk(value, &mut items, &mut found);
                 }
             }
         }
@@ -462,6 +521,10 @@ impl Program {
 }
 
 impl Node {
+    fn member(&self, name: &str) -> Option<&Self> {
+        self.members.iter().find(|(member, _)| *member == name).map(|(_, node)| node)
+    }
+
     fn put(&mut self, steps: &[Step], site: usize) {
         let Some((step, rest)) = steps.split_first() else { return self.here.push(site) };
         let next = match step {
@@ -512,10 +575,17 @@ pub fn program() -> &'static Program {
 
 /// The path, the message and the help of a finding.
 pub(super) fn told(site: &Ready, scene: &Scene<'_, '_>, workloads: &Workloads) -> (String, String, String) {
+    // A container of some kinds has no name: its place has to do.
+    let unnamed = |depth: usize| {
+        let entered = site.steps.iter().enumerate().filter(|(_, step)| step.is_entry()).nth(depth);
+        let steps = &site.steps[..entered.map_or(0, |(at, _)| at + 1)];
+        let path = scene.subject.root.path(steps, scene.items, "");
+        path.rsplit_once('.').map_or(path.as_str(), |(_, last)| last).to_owned()
+    };
     (
         scene.subject.root.path(&site.steps, scene.items, site.field),
-        predicate::write(&site.message, scene, workloads),
-        predicate::write(&site.help, scene, workloads),
+        predicate::write(&site.message, scene, workloads, &unnamed),
+        predicate::write(&site.help, scene, workloads, &unnamed),
     )
 }
 

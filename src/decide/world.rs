@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 
+use super::related::Related;
 use crate::api::{
     AgentIdentity, AgentPolicySpec, AgentTask, ClusterAgentPolicySpec, Guardrails, Mode, Phase, TaskScope, Workloads, names,
 };
@@ -25,6 +26,8 @@ pub struct World {
     pub cluster_policies: BTreeMap<String, Loaded<ClusterAgentPolicySpec>>,
     /// What stands in each namespace.
     pub namespaces: BTreeMap<String, Namespace>,
+    /// What is known of objects that pods use; see [`World::learn`].
+    pub related: Related,
 }
 
 /// What stands in one namespace.

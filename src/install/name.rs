@@ -31,6 +31,17 @@ pub(super) fn secret(name: String) -> Result<String, InstallError> {
     if name.len() <= 253 && name.split('.').all(is_label_of_any_length) { Ok(name) } else { Err(InstallError::Secret(name)) }
 }
 
+/// A kind of workload, as `GROUP/RESOURCE`.
+pub(super) fn workload(kind: String) -> Result<String, InstallError> {
+    let Some((group, resource)) = kind.split_once('/') else { return Err(InstallError::Workload(kind)) };
+    // The group of a custom resource has a dot.
+    if matches!(group, "" | "apps" | "batch" | "extensions") || group == crate::api::GROUP {
+        return Err(InstallError::KnownWorkload(kind));
+    }
+    let good = group.contains('.') && group.len() <= 253 && group.split('.').all(is_label_of_any_length) && is_label(resource);
+    if good { Ok(kind) } else { Err(InstallError::Workload(kind)) }
+}
+
 /// The address of a webhook, without a slash at its end. What passes here can still be no
 /// host; the API server looks closer.
 pub(super) fn address(url: String) -> Result<String, InstallError> {

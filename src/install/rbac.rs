@@ -95,6 +95,12 @@ const WEBHOOK_EVERYWHERE: &[Right] = &[
     may(&["create"], "authorization.k8s.io", &["subjectaccessreviews"]),
 ];
 
+/// The webhook, in each guarded namespace.
+const WEBHOOK_IN_GUARDED: &[Right] = &[
+    // Does the pod that somebody connects to work for a task? Its labels are read, no more.
+    may(&["get"], "", &["pods"]),
+];
+
 /// The webhook that makes its own certificate, in the whole cluster.
 const WEBHOOK_REGISTERS: &[Right] = &[
     // Tells the API server which authority to trust, in its own registrations.
@@ -148,7 +154,7 @@ const FOR_PEOPLE: &[ForPeople] = &[
 ];
 
 pub(super) fn objects(install: &Install) -> Vec<Value> {
-    let Install { namespace, guarded, ceiling, secret_keys, certificates, webhook: _ } = install;
+    let Install { namespace, guarded, ceiling, secret_keys, certificates, webhook: _, workloads: _ } = install;
     let own = *certificates == Certificates::Own;
     let webhook_everywhere: Vec<&Right> = WEBHOOK_EVERYWHERE.iter().chain(WEBHOOK_REGISTERS.iter().filter(|_| own)).collect();
     let mut all = vec![
@@ -172,6 +178,8 @@ pub(super) fn objects(install: &Install) -> Vec<Value> {
         all.push(role_binding(guarded, CONTROLLER, "Role", namespace, CONTROLLER));
         // In each guarded namespace and not in the cluster: the ceiling reaches no further.
         all.push(role_binding(guarded, CEILING, "ClusterRole", namespace, CONTROLLER));
+        all.push(role(guarded, WEBHOOK, rules(WEBHOOK_IN_GUARDED)));
+        all.push(role_binding(guarded, WEBHOOK, "Role", namespace, WEBHOOK));
     }
     all.extend(secret_key_objects(namespace, secret_keys));
     all.extend(FOR_PEOPLE.iter().map(for_people));

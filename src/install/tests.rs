@@ -200,25 +200,115 @@ fn policies_stop_nobody_but_the_controller_from_deleting() {
     }
 }
 
+/// Every webhook of both configurations.
+fn webhooks(install: &Install) -> Vec<Value> {
+    let all = install.webhooks().into_iter().flat_map(|configuration| configuration["webhooks"].as_array().cloned().unwrap());
+    all.collect()
+}
+
+fn validating(install: &Install, name: &str) -> Value {
+    let configurations = install.webhooks();
+    let configuration = named(&configurations, "ValidatingWebhookConfiguration", REGISTRATION);
+    configuration["webhooks"].as_array().unwrap().iter().find(|webhook| webhook["name"] == name).unwrap().clone()
+}
+
 #[test]
-fn webhooks_fail_closed_in_time_and_leave_the_ca_to_the_webhook() {
-    for configuration in install().webhooks() {
-        for webhook in configuration["webhooks"].as_array().unwrap() {
-            assert_eq!((&webhook["failurePolicy"], &webhook["sideEffects"]), (&json!("Fail"), &json!("None")));
-            assert!(webhook["timeoutSeconds"].as_u64().unwrap() <= 5);
-            assert!(webhook.get("objectSelector").is_none() && webhook["clientConfig"].get("caBundle").is_none(), "{webhook}");
-        }
+fn what_can_be_refused_fails_closed_and_what_is_only_warned_about_fails_open() {
+    let install = install().workloads(["argoproj.io/rollouts"]).unwrap();
+    for webhook in webhooks(&install) {
+        let templates = ["workloads.mandate.dev", "custom-workloads.mandate.dev"].iter().any(|name| webhook["name"] == *name);
+        assert_eq!(webhook["failurePolicy"], if templates { "Ignore" } else { "Fail" }, "{webhook}");
+        assert!(webhook["timeoutSeconds"].as_u64().unwrap() <= if templates { 2 } else { 5 }, "{webhook}");
     }
 }
 
 #[test]
-fn workloads_are_asked_about_in_guarded_namespaces_only() {
-    for configuration in install().webhooks() {
-        for webhook in configuration["webhooks"].as_array().unwrap() {
-            let core = webhook["rules"][0]["apiGroups"] == json!([""]);
-            let guarded = &webhook["namespaceSelector"]["matchExpressions"][0]["values"];
-            let expected = if core { json!(["finance", "research"]) } else { Value::Null };
-            assert_eq!(*guarded, expected, "{}", webhook["name"]);
+fn nothing_opts_out_by_a_label_another_version_or_a_group() {
+    let install = install().workloads(["argoproj.io/rollouts"]).unwrap();
+    for webhook in webhooks(&install) {
+        assert_eq!((&webhook["matchPolicy"], &webhook["sideEffects"]), (&json!("Equivalent"), &json!("None")), "{webhook}");
+        assert!(webhook.get("objectSelector").is_none() && webhook["clientConfig"].get("caBundle").is_none(), "{webhook}");
+        let of_mandate = webhook["rules"][0]["apiGroups"] == json!(["mandate.dev"]);
+        let selector = &webhook["namespaceSelector"]["matchExpressions"];
+        let by_name = json!([{"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["finance", "research"]}]);
+        assert_eq!(*selector, if of_mandate { Value::Null } else { by_name }, "{webhook}");
+        // Nodes and their mirror pods are asked about as everybody else.
+        assert!(!webhook["matchConditions"].to_string().contains("userInfo"), "{webhook}");
+    }
+}
+
+#[test]
+fn deletions_status_and_scale_are_never_asked_about() {
+    let install = install().workloads(["argoproj.io/rollouts"]).unwrap();
+    for webhook in webhooks(&install) {
+        for rule in webhook["rules"].as_array().unwrap() {
+            assert!(!has(&rule["operations"], "DELETE") && !has(&rule["operations"], "*"), "{webhook}");
+            for resource in rule["resources"].as_array().unwrap() {
+                let resource = resource.as_str().unwrap();
+                assert!(!resource.contains('*') && !resource.ends_with("/status") && !resource.ends_with("/scale"), "{webhook}");
+            }
+        }
+        // Of an update only what changes more than metadata.
+        let updates = webhook["rules"].as_array().unwrap().iter().any(|rule| has(&rule["operations"], "UPDATE"));
+        assert!(!updates || webhook["matchConditions"].to_string().contains("request.operation == 'CREATE'"), "{webhook}");
+    }
+}
+
+#[test]
+fn every_kind_of_kubernetes_that_makes_pods_is_asked_about() {
+    let workloads = validating(&install(), "workloads.mandate.dev");
+    let asked: Vec<&str> = workloads["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|rule| rule["resources"].as_array().unwrap())
+        .filter_map(Value::as_str)
+        .collect();
+    let all = [
+        "deployments",
+        "replicasets",
+        "daemonsets",
+        "statefulsets",
+        "jobs",
+        "cronjobs",
+        "replicationcontrollers",
+        "podtemplates",
+    ];
+    assert_eq!(asked, all);
+}
+
+#[test]
+fn kinds_that_an_installation_names_are_asked_about_in_every_version() {
+    let install = install().workloads(["serving.knative.dev/services", "argoproj.io/rollouts"]).unwrap();
+    let custom = validating(&install, "custom-workloads.mandate.dev");
+    let rule = |group: &str, resource: &str| json!({"operations": ["CREATE", "UPDATE"], "apiGroups": [group], "apiVersions": ["*"], "resources": [resource], "scope": "Namespaced"});
+    assert_eq!(custom["rules"], json!([rule("argoproj.io", "rollouts"), rule("serving.knative.dev", "services")]));
+}
+
+#[test]
+fn what_is_no_custom_kind_cannot_be_named() {
+    for bad in [
+        "rollouts",
+        "argoproj.io/",
+        "argoproj.io/*",
+        "*/rollouts",
+        "argoproj.io/rollouts/status",
+        "Argo.io/rollouts",
+        "group/kind",
+    ] {
+        assert_eq!(install().workloads([bad]), Err(InstallError::Workload(bad.into())), "{bad}");
+    }
+    for known in ["apps/deployments", "batch/jobs", "/pods", "mandate.dev/agenttasks"] {
+        assert_eq!(install().workloads([known]), Err(InstallError::KnownWorkload(known.into())), "{known}");
+    }
+}
+
+#[test]
+fn the_webhook_reads_pods_one_by_one_where_they_are_guarded() {
+    for (of, rule) in rules(&install()) {
+        if of.ends_with("mandate-webhook") && has(&rule["resources"], "pods") {
+            assert!(of.starts_with("Role finance/") || of.starts_with("Role research/"), "{of}");
+            assert_eq!((&rule["verbs"], &rule["resources"]), (&json!(["get"]), &json!(["pods"])));
         }
     }
 }
@@ -236,14 +326,13 @@ fn with_nothing_guarded_only_mandates_own_kinds_are_asked_about() {
 
 #[test]
 fn only_secrets_that_ask_for_a_token_are_ever_sent() {
-    let webhooks = install().webhooks();
-    let validating = named(&webhooks, "ValidatingWebhookConfiguration", REGISTRATION);
-    let secrets =
-        validating["webhooks"].as_array().unwrap().iter().find(|webhook| webhook["name"] == "secrets.mandate.dev").unwrap();
+    let secrets = validating(&install(), "secrets.mandate.dev");
     assert_eq!(
         secrets["matchConditions"][0]["expression"],
         "has(object.type) && object.type == 'kubernetes.io/service-account-token'"
     );
+    let asked_about = |word: &str| webhooks(&install()).iter().any(|webhook| webhook["rules"].to_string().contains(word));
+    assert!(!asked_about("configmaps") && !asked_about("certificatesigningrequests"));
 }
 
 #[test]

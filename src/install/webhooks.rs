@@ -2,9 +2,12 @@
 //!
 //! Both configurations are called `mandate`. What concerns workloads is asked in guarded
 //! namespaces only, chosen by the label that the API server itself keeps on a namespace; no
-//! `objectSelector`, since whoever writes an object also writes its labels. Deletions,
-//! status, finalizers and other subresources are never asked about, so that with the webhook
-//! down nothing gets stuck, tasks can be ended and agents suspended.
+//! `objectSelector`, since whoever writes an object also writes its labels. Deletions, status,
+//! scale and changes of metadata alone, such as finalizers, are never asked about, so that with
+//! the webhook down nothing gets stuck, tasks can be ended and agents suspended.
+//!
+//! What a rule can refuse fails closed. What is only ever warned about, the templates of pods,
+//! fails open: with the webhook down a Deployment is taken, and its pods are refused.
 //!
 //! `caBundle` is left out: the webhook (or cert-manager) fills it under a field manager of
 //! its own, and an apply that does not mention the field leaves it as it is.
@@ -17,73 +20,152 @@ use crate::api::GROUP;
 
 /// The API server waits for so long; then it refuses.
 const SECONDS: u8 = 5;
+/// It waits less for what is only warned about, since it then goes on.
+const SECONDS_FOR_A_WARNING: u8 = 2;
 const ANNOTATION_OF_CERT_MANAGER: &str = "cert-manager.io/inject-ca-from";
 
 /// Which requests one webhook is asked about.
+#[derive(Clone)]
 struct Ask {
     /// First part of its name.
     about: &'static str,
-    group: &'static str,
-    version: &'static str,
-    /// Resources with the operations on them.
-    rules: &'static [(&'static [&'static str], &'static [&'static str])],
+    rules: Vec<Asked>,
     place: Place,
-    /// A CEL condition, checked before anything is sent.
-    when: Option<(&'static str, &'static str)>,
+    /// CEL conditions, checked before anything is sent; all of them must hold.
+    when: &'static [(&'static str, &'static str)],
+    /// What becomes of a request while no webhook answers.
+    unanswered: Unanswered,
 }
 
-#[derive(PartialEq)]
+/// Resources of one group, with the operations on them.
+#[derive(Clone)]
+struct Asked {
+    operations: &'static [&'static str],
+    group: String,
+    version: &'static str,
+    resources: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
 enum Place {
     Guarded,
     Everywhere,
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Unanswered {
+    Refused,
+    Taken,
+}
+
 const CREATE: &[&str] = &["CREATE"];
 const UPDATE: &[&str] = &["UPDATE"];
 const WRITE: &[&str] = &["CREATE", "UPDATE"];
+const CONNECT: &[&str] = &["CONNECT"];
 
-const fn workloads(about: &'static str, rules: &'static [(&'static [&'static str], &'static [&'static str])]) -> Ask {
-    Ask { about, group: "", version: "v1", rules, place: Place::Guarded, when: None }
+fn asked(operations: &'static [&'static str], group: &str, version: &'static str, resources: &[&str]) -> Asked {
+    Asked {
+        operations,
+        group: group.to_owned(),
+        version,
+        resources: resources.iter().map(|resource| (*resource).to_owned()).collect(),
+    }
 }
 
-const fn own(about: &'static str, rules: &'static [(&'static [&'static str], &'static [&'static str])]) -> Ask {
-    Ask { about, group: GROUP, version: "v1alpha1", rules, place: Place::Everywhere, when: None }
+fn core(operations: &'static [&'static str], resources: &[&str]) -> Asked {
+    asked(operations, "", "v1", resources)
 }
 
-const MUTATING: &[Ask] = &[
-    // Pods only, never the templates they come from: a GitOps tool would see drift.
-    workloads("pods", &[(CREATE, &["pods"])]),
-    // The mark 3607 asks for a token of one year.
-    workloads("tokens", &[(CREATE, &["serviceaccounts/token"])]),
-    // Who asked for a task is written from the request.
-    Ask {
-        when: Some(("requester-unknown", "request.operation == 'CREATE' || !has(object.spec) || !has(object.spec.requestedBy)")),
-        ..own("tasks", &[(WRITE, &["agenttasks"])])
-    },
-];
+fn own(operations: &'static [&'static str], resources: &[&str]) -> Asked {
+    asked(operations, GROUP, "v1alpha1", resources)
+}
 
-const VALIDATING: &[Ask] = &[
-    // Of an update only what could break a rule: Kubernetes takes its finalizers off pods.
-    Ask {
-        when: Some(("spec-or-task", SPEC_OR_TASK)),
-        ..workloads("pods", &[(WRITE, &["pods"]), (UPDATE, &["pods/ephemeralcontainers"])])
-    },
-    workloads("tokens", &[(CREATE, &["serviceaccounts/token"])]),
-    // The content of other Secrets never leaves the API server.
-    Ask {
-        when: Some(("token-secrets", "has(object.type) && object.type == 'kubernetes.io/service-account-token'")),
-        ..workloads("secrets", &[(WRITE, &["secrets"])])
-    },
-    // A task does not change but for `end`, and the other kinds are held by their schemas.
-    own("resources", &[(WRITE, &["taskscopes"]), (CREATE, &["agenttasks"])]),
-];
+fn guarded(about: &'static str, rules: Vec<Asked>) -> Ask {
+    Ask { about, rules, place: Place::Guarded, when: &[], unanswered: Unanswered::Refused }
+}
+
+fn everywhere(about: &'static str, rules: Vec<Asked>) -> Ask {
+    Ask { place: Place::Everywhere, ..guarded(about, rules) }
+}
+
+fn mutating() -> Vec<Ask> {
+    vec![
+        // Pods only, never the templates they come from: a GitOps tool would see drift.
+        guarded("pods", vec![core(CREATE, &["pods"])]),
+        // The mark 3607 asks for a token of one year.
+        guarded("tokens", vec![core(CREATE, &["serviceaccounts/token"])]),
+        // Who asked for a task is written from the request.
+        Ask {
+            when: &[("requester-unknown", "request.operation == 'CREATE' || !has(object.spec) || !has(object.spec.requestedBy)")],
+            ..everywhere("tasks", vec![own(WRITE, &["agenttasks"])])
+        },
+    ]
+}
+
+fn validating(install: &Install) -> Vec<Ask> {
+    let templates = |about, rules| Ask { unanswered: Unanswered::Taken, ..guarded(about, rules) };
+    let named = install.workloads.iter().filter_map(|kind| kind.split_once('/'));
+    let named = named.map(|(group, resource)| asked(WRITE, group, "*", &[resource])).collect();
+    let asks = vec![
+        // Of an update only what could break a rule: Kubernetes takes its finalizers off pods.
+        Ask {
+            when: &[("spec-or-task", SPEC_OR_TASK)],
+            ..guarded("pods", vec![core(WRITE, &["pods"]), core(UPDATE, &["pods/ephemeralcontainers"])])
+        },
+        guarded("tokens", vec![core(CREATE, &["serviceaccounts/token"])]),
+        // The content of other Secrets never leaves the API server.
+        Ask {
+            when: &[
+                ("token-secrets", "has(object.type) && object.type == 'kubernetes.io/service-account-token'"),
+                ("of-another-account", OF_ANOTHER_ACCOUNT),
+            ],
+            ..guarded("secrets", vec![core(WRITE, &["secrets"])])
+        },
+        Ask {
+            when: &[("names-secrets", NAMES_SECRETS), ("other-secrets", OTHER_SECRETS)],
+            ..guarded("accounts", vec![core(WRITE, &["serviceaccounts"])])
+        },
+        // A binding writes its annotations and labels into the pod; `bindings` is the older way.
+        Ask {
+            when: &[("writes-metadata", WRITES_METADATA)],
+            ..guarded("bindings", vec![core(CREATE, &["pods/binding", "bindings"])])
+        },
+        guarded("connections", vec![core(CONNECT, &["pods/exec", "pods/attach", "pods/portforward", "pods/proxy"])]),
+        Ask {
+            when: &[("another-template", ANOTHER_TEMPLATE)],
+            ..templates(
+                "workloads",
+                vec![
+                    asked(WRITE, "apps", "v1", &["deployments", "replicasets", "daemonsets", "statefulsets"]),
+                    asked(WRITE, "batch", "v1", &["jobs", "cronjobs"]),
+                    core(WRITE, &["replicationcontrollers", "podtemplates"]),
+                ],
+            )
+        },
+        Ask { when: &[("more-than-metadata", MORE_THAN_METADATA)], ..templates("custom-workloads", named) },
+        // A task does not change but for `end`, and the other kinds are held by their schemas.
+        Ask {
+            when: &[("another-spec", "request.operation == 'CREATE' || object.?spec != oldObject.?spec")],
+            ..everywhere("resources", vec![own(WRITE, &["taskscopes"]), own(CREATE, &["agenttasks"])])
+        },
+    ];
+    asks.into_iter().filter(|ask| !ask.rules.is_empty()).collect()
+}
 
 const SPEC_OR_TASK: &str = "request.operation == 'CREATE' || object.spec != oldObject.spec || object.metadata.?labels[?'mandate.dev/task'] != oldObject.metadata.?labels[?'mandate.dev/task']";
+const OF_ANOTHER_ACCOUNT: &str = "request.operation == 'CREATE' || object.metadata.?annotations[?'kubernetes.io/service-account.name'] != oldObject.metadata.?annotations[?'kubernetes.io/service-account.name']";
+const NAMES_SECRETS: &str = "has(object.secrets) || has(object.imagePullSecrets)";
+const OTHER_SECRETS: &str = "request.operation == 'CREATE' || object.?secrets != oldObject.?secrets || object.?imagePullSecrets != oldObject.?imagePullSecrets";
+/// The API server itself writes a node's topology into bindings.
+const WRITES_METADATA: &str = "has(object.metadata.annotations) || (has(object.metadata.labels) && object.metadata.labels.exists(key, !key.startsWith('topology.kubernetes.io/')))";
+const ANOTHER_TEMPLATE: &str = "request.operation == 'CREATE' || object.?spec.?template != oldObject.?spec.?template || object.?spec.?jobTemplate != oldObject.?spec.?jobTemplate || object.?template != oldObject.?template";
+const MORE_THAN_METADATA: &str =
+    "request.operation == 'CREATE' || object.exists(key, !(key in ['metadata', 'status']) && object[?key] != oldObject[?key])";
 
 pub(super) fn objects(install: &Install) -> Vec<Value> {
     vec![
-        configuration(install, "MutatingWebhookConfiguration", MUTATING, "/mutate"),
-        configuration(install, "ValidatingWebhookConfiguration", VALIDATING, "/validate"),
+        configuration(install, "MutatingWebhookConfiguration", &mutating(), "/mutate"),
+        configuration(install, "ValidatingWebhookConfiguration", &validating(install), "/validate"),
     ]
 }
 
@@ -108,29 +190,34 @@ fn configuration(install: &Install, kind: &str, asks: &[Ask], path: &str) -> Val
 }
 
 fn webhook(install: &Install, ask: &Ask, path: &str) -> Value {
-    let Ask { about, group, version, rules, place, when } = ask;
+    let Ask { about, rules, place, when, unanswered } = ask;
     let rules: Vec<Value> = rules
         .iter()
-        .map(|(operations, resources)| {
+        .map(|Asked { operations, group, version, resources }| {
             json!({"operations": operations, "apiGroups": [group], "apiVersions": [version], "resources": resources, "scope": "Namespaced"})
         })
         .collect();
+    let (failure_policy, seconds) = match unanswered {
+        Unanswered::Refused => ("Fail", SECONDS),
+        Unanswered::Taken => ("Ignore", SECONDS_FOR_A_WARNING),
+    };
     let mut webhook = json!({
         "name": format!("{about}.{GROUP}"),
         "clientConfig": client_config(install, path),
         "rules": rules,
-        "failurePolicy": "Fail",
+        "failurePolicy": failure_policy,
         "matchPolicy": "Equivalent",
         "sideEffects": "None",
-        "timeoutSeconds": SECONDS,
+        "timeoutSeconds": seconds,
         "admissionReviewVersions": ["v1"],
     });
     if *place == Place::Guarded {
         let guarded = json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": install.guarded});
         webhook["namespaceSelector"] = json!({"matchExpressions": [guarded]});
     }
-    if let Some((name, expression)) = when {
-        webhook["matchConditions"] = json!([{"name": name, "expression": expression}]);
+    if !when.is_empty() {
+        let conditions = when.iter().map(|(name, expression)| json!({"name": name, "expression": expression}));
+        webhook["matchConditions"] = conditions.collect();
     }
     webhook
 }

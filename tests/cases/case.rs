@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use json_patch::Patch;
 use mandate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Requester, TaskScope};
-use mandate::decide::admit::{Operation, Review, admit};
+use mandate::decide::admit::{Operation, Review, admit, judge};
 use mandate::decide::finding::{Finding, Verdict};
 use mandate::decide::mutate::{Changes, mutate};
+use mandate::decide::site::On;
 use mandate::decide::world::{Loaded, Task, World};
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -75,6 +76,10 @@ pub struct Request {
 pub enum Verb {
     Create,
     Update,
+    /// The object is the pod that is connected to.
+    Connect,
+    /// No request: the object is judged as it stands in a manifest.
+    Manifest,
 }
 
 #[derive(Deserialize)]
@@ -212,6 +217,9 @@ impl Case {
 impl Request {
     /// The object as the mutating webhook leaves it. Asked once more it changes nothing.
     fn changed(&self, world: &World, now: Timestamp) -> Result<(Json, Changes), String> {
+        if matches!(self.operation, Verb::Manifest | Verb::Connect) {
+            return Ok((self.object.clone(), Changes::default()));
+        }
         let changes = self.with(&self.object, |review| mutate(world, review, now));
         let mut object = self.object.clone();
         apply(&changes, &mut object)?;
@@ -223,6 +231,9 @@ impl Request {
     }
 
     fn judged(&self, world: &World, object: &Json, now: Timestamp) -> Verdict {
+        if matches!(self.operation, Verb::Manifest) {
+            return judge(world, &serde_json::from_str(&with_namespace(object).to_string()).unwrap(), now);
+        }
         self.with(object, |review| admit(world, review, now))
     }
 
@@ -238,7 +249,9 @@ impl Request {
             (None, Some("AgentIdentity")) => ("mandate.dev", "agentidentities", ""),
             (None, Some("AgentPolicy")) => ("mandate.dev", "agentpolicies", ""),
             (None, Some("ClusterAgentPolicy")) => ("mandate.dev", "clusteragentpolicies", ""),
-            (None, kind) => panic!("the case must say which resource {kind:?} is"),
+            (None, kind) => On::of_kind(self.object["apiVersion"].as_str().unwrap_or_default(), kind.unwrap_or_default())
+                .map(|on| (on.resource().0, on.resource().2, on.resource().3))
+                .unwrap_or_else(|| panic!("the case must say which resource {kind:?} is")),
         }
     }
 
@@ -261,6 +274,8 @@ impl Request {
             operation: match self.operation {
                 Verb::Create => Operation::Create,
                 Verb::Update => Operation::Update,
+                Verb::Connect => Operation::Connect,
+                Verb::Manifest => panic!("a manifest is no request"),
             },
             group,
             resource,
@@ -282,6 +297,15 @@ pub fn apply(changes: &Changes, object: &mut Json) -> Result<(), String> {
         .map_err(|error| format!("the changes cannot be made: {error}\n{:#}", Json::Array(changes.patch.clone())))
 }
 
+/// A manifest in the namespace of the cases, unless it says otherwise.
+fn with_namespace(object: &Json) -> Json {
+    let mut object = object.clone();
+    if object["metadata"].is_object() && object["metadata"]["namespace"].is_null() {
+        object["metadata"]["namespace"] = NAMESPACE.into();
+    }
+    object
+}
+
 /// The world that these manifests make.
 fn known(manifests: &[Json]) -> Result<World, String> {
     let mut world = World { controller: CONTROLLER.to_owned(), guarded: [NAMESPACE.to_owned()].into(), ..World::default() };
@@ -293,9 +317,14 @@ fn known(manifests: &[Json]) -> Result<World, String> {
         let namespace = manifest["metadata"]["namespace"].as_str().unwrap_or(NAMESPACE).to_owned();
         let broken = |error: serde_json::Error| error.to_string();
         let whole = |error: serde_json::Error| format!("{kind} {name}: {error}");
-        if kind == "ClusterAgentPolicy" {
+        let ours = manifest["apiVersion"] == "mandate.dev/v1alpha1";
+        if ours && kind == "ClusterAgentPolicy" {
             let policy = serde_json::from_value(manifest).map(|policy: ClusterAgentPolicy| policy.spec).map_err(broken);
             world.cluster_policies.insert(name, policy.map_or_else(Loaded::Broken, Loaded::Readable));
+            continue;
+        }
+        if !ours {
+            world.learn(&serde_json::from_str(&with_namespace(&manifest).to_string()).unwrap());
             continue;
         }
         let here = world.namespaces.entry(namespace).or_default();
@@ -309,7 +338,7 @@ fn known(manifests: &[Json]) -> Result<World, String> {
             }
             "TaskScope" => _ = here.scopes.insert(name.clone(), serde_json::from_value::<TaskScope>(manifest).map_err(whole)?),
             "AgentTask" => here.put_task(name.clone(), Task::of(&serde_json::from_value::<AgentTask>(manifest).map_err(whole)?)),
-            _ => return Err(format!("the world knows no kind `{kind}`")),
+            _ => return Err(format!("Mandate has no kind `{kind}`")),
         }
     }
     Ok(world)

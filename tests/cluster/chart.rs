@@ -144,6 +144,14 @@ fn the_chart_with_cert_manager_installs_what_the_binary_prints() {
 }
 
 #[test]
+fn the_chart_with_further_workloads_installs_what_the_binary_prints() {
+    let mut values = values();
+    let kinds = ["serving.knative.dev/services", "a.b/z", "a.b-c/a", "argoproj.io/rollouts"];
+    values["workloads"] = json!(kinds);
+    agree(&values, &install().workloads(kinds).unwrap());
+}
+
+#[test]
 fn the_chart_refuses_what_the_binary_refuses() {
     let ceiling = |group: &str, resource: &str, verb: &str| json!({"ceiling": {"rules": [{"apiGroups": [group], "resources": [resource], "verbs": [verb]}]}});
     let refused = [
@@ -164,6 +172,10 @@ fn the_chart_refuses_what_the_binary_refuses() {
         (ceiling("", "secrets", "list"), "missing property 'resourceNames'"),
         (ceiling("", "serviceaccounts/token", "create"), "/ceiling/rules/0"),
         (json!({"ceiling": {"rules": [{"resources": ["pods"], "verbs": ["get"]}]}}), "/ceiling/rules/0"),
+        (json!({"workloads": ["rollouts"]}), "/workloads/0"),
+        (json!({"workloads": ["argoproj.io/*"]}), "/workloads/0"),
+        (json!({"workloads": ["apps/deployments"]}), "/workloads/0"),
+        (json!({"workloads": ["mandate.dev/agenttasks"]}), "/workloads/0"),
         (json!({"webhook": {"replicas": 0}}), "/webhook/replicas"),
         (json!({"certificates": {"mode": "none"}}), "/certificates/mode"),
         (json!({"guardedNamespace": ["finance"]}), "guardedNamespace"),

@@ -1,12 +1,12 @@
-//! What is known when manifests are judged: policies, agents, scopes, tasks and
-//! ServiceAccounts out of the manifests themselves, and with `--cluster` out of the cluster
-//! they are meant for.
+//! What is known when manifests are judged: policies, agents, scopes, tasks, and what pods use
+//! (ServiceAccounts, ConfigMaps, claims and their volumes), out of the manifests themselves, and
+//! with `--cluster` out of the cluster they are meant for.
 //!
 //! What is written in a manifest counts before what the cluster holds: it is about to be
 //! applied.
 
-use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::core::DeserializeGuard;
+use kube::api::{ApiResource, DynamicObject};
+use kube::core::{DeserializeGuard, GroupVersionKind};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
@@ -18,7 +18,9 @@ use crate::api::{
 };
 use crate::cli::manifest::{Document, Problem};
 use crate::cluster::connect::{Target, connect};
-use crate::decide::world::{Account, Loaded, Task, World};
+use crate::decide::related;
+use crate::decide::site::On;
+use crate::decide::world::{Loaded, Task, World};
 
 /// Most objects of one kind that are asked for at once.
 const PAGE: u32 = 500;
@@ -41,6 +43,7 @@ impl Known {
         let mut problems = vec![];
         for document in documents {
             self.world.guarded.insert(document.namespace().unwrap_or(namespace).to_owned());
+            self.world.learn(&super::value(document, namespace));
             let world = &mut self.world;
             let taken = match (document.group(), document.kind()) {
                 (GROUP, "ClusterAgentPolicy") => read(document).map(|policy: ClusterAgentPolicy| policy.put(world, namespace)),
@@ -48,7 +51,6 @@ impl Known {
                 (GROUP, "AgentIdentity") => read(document).map(|identity: AgentIdentity| identity.put(world, namespace)),
                 (GROUP, "TaskScope") => read(document).map(|scope: TaskScope| scope.put(world, namespace)),
                 (GROUP, "AgentTask") => read(document).map(|task: AgentTask| task.put(world, namespace)),
-                ("", "ServiceAccount") => read(document).map(|account: ServiceAccount| account.put(world, namespace)),
                 _ => Ok(()),
             };
             if let Err(error) = taken {
@@ -70,7 +72,9 @@ impl Known {
         self.list::<AgentPolicy>(&client).await?;
         self.list::<AgentIdentity>(&client).await?;
         self.list::<TaskScope>(&client).await?;
-        self.list::<ServiceAccount>(&client).await?;
+        for on in related::LEARNED {
+            self.learn(&client, *on).await?;
+        }
         self.has_all_tasks = self.list::<AgentTask>(&client).await?;
         Ok(())
     }
@@ -108,6 +112,36 @@ impl Known {
             }
             if page.continue_token.is_none() {
                 return Ok(true);
+            }
+        }
+    }
+
+    /// What pods use of a kind. Kinds that the cluster does not have tell nothing.
+    async fn learn(&mut self, client: &Client, on: On) -> anyhow::Result<()> {
+        use anyhow::Context as _;
+        let (group, version, plural, _) = on.resource();
+        let kind = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, on.kind()), plural);
+        let api = Api::<DynamicObject>::all_with(client.clone(), &kind);
+        let mut page = kube::api::ListParams::default().limit(PAGE);
+        loop {
+            let list = match api.list(&page).await {
+                Ok(list) => list,
+                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+                Err(kube::Error::Api(status)) if status.is_forbidden() => {
+                    self.notes.push(format!("you may not list {plural}, so those of the cluster are not known"));
+                    return Ok(());
+                }
+                Err(error) => return Err(error).with_context(|| format!("listing {plural} of the cluster")),
+            };
+            for object in list.items {
+                let mut object = serde_json::to_value(object).context("reading what was listed")?;
+                object["apiVersion"] = kind.api_version.clone().into();
+                object["kind"] = on.kind().into();
+                self.world.learn(&(&object).into());
+            }
+            page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
+            if page.continue_token.is_none() {
+                return Ok(());
             }
         }
     }
@@ -210,14 +244,5 @@ impl Live for AgentTask {
             task.deadline = Timestamp::MAX;
         }
         world.namespaces.entry(namespace).or_default().put_task(name, task);
-    }
-}
-
-impl Live for ServiceAccount {
-    fn put(self, world: &mut World, namespace: &str) {
-        let (namespace, name) = place(&self, namespace);
-        let pull_secrets = self.image_pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect();
-        let account = Account { automount: self.automount_service_account_token, pull_secrets };
-        world.namespaces.entry(namespace).or_default().accounts.insert(name, account);
     }
 }

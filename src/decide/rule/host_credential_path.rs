@@ -1,15 +1,16 @@
 //! `host-credential-path`: a volume mounts a directory of the node where credentials lie.
 
-use super::{Level, Rule};
+use super::{Code, Found, Level, Rule};
+use crate::decide::json::Read as _;
 use crate::decide::predicate::Cond;
-use crate::decide::site::Site;
+use crate::decide::site::{On, Site, Subject};
 
 /// a volume mounts a directory of the node where credentials lie.
 pub const RULE: Rule = Rule {
     id: "host-credential-path",
     level: Level::Restricted,
     what: "a volume mounts a directory of the node where credentials lie.",
-    why: "On the node lie the tokens and Secrets of all its pods, its own certificate and kubeconfig, keys of people, and the sockets of the container runtime, which is as good as root.",
+    why: "On the node lie the tokens and Secrets of all its pods, its own certificate and kubeconfig, keys of people, and the sockets of the container runtime, which is as good as root. Behind a claim it is seen where the claim and its volume are known: in manifests that are checked together, and in the report on a cluster.",
     fix: "Use an emptyDir, a PersistentVolumeClaim, or a directory of the node that holds nothing else.",
     references: &["https://kubernetes.io/docs/concepts/storage/volumes/#hostpath"],
     since: "0.1.0",
@@ -17,24 +18,55 @@ pub const RULE: Rule = Rule {
     sites: &[
         Site {
             at: "spec.volumes[].hostPath.path",
-            when: Cond::All(&[Cond::Matches("this", CREDENTIAL_PATH), Cond::Not(&Cond::Matches("this", BACKSTEP))]),
             message: "volume `{volume.name}` mounts `{this}` of the node, where credentials of others lie",
-            help: "use an `emptyDir` or a PersistentVolumeClaim, or mount only the directory that is needed, such as `/var/log/pods`",
-            allow: Some("this"),
-            ..Site::POD
+            ..PATH
         },
         // The API server refuses such a path in a pod; a manifest or a template of a kind that it
         // does not know may have one, and no `allow` can be meant for it.
         Site {
             at: "spec.volumes[].hostPath.path",
-            when: Cond::Matches("this", BACKSTEP),
             message: "volume `{volume.name}` mounts a directory of the node by a path with `..`, which may lead to any other",
-            help: "write the path without `..`",
-            ..Site::POD
+            ..STEPS_BACK
         },
+        Site { at: "spec.hostPath.path", message: IN_VOLUME, on: On::PersistentVolume, ..PATH },
+        Site { at: "spec.hostPath.path", message: IN_VOLUME_BACK, on: On::PersistentVolume, ..STEPS_BACK },
+        Site { at: "spec.local.path", message: IN_VOLUME, on: On::PersistentVolume, ..PATH },
+        Site { at: "spec.local.path", message: IN_VOLUME_BACK, on: On::PersistentVolume, ..STEPS_BACK },
     ],
-    code: None,
+    code: Some(Code { look: claimed, lacks: "the claim and its volume" }),
 };
+
+const PATH: Site = Site {
+    when: Cond::All(&[Cond::Matches("this", CREDENTIAL_PATH), Cond::Not(&Cond::Matches("this", BACKSTEP))]),
+    help: "use an `emptyDir` or a PersistentVolumeClaim, or mount only the directory that is needed, such as `/var/log/pods`",
+    allow: Some("this"),
+    ..Site::POD
+};
+const STEPS_BACK: Site = Site { when: Cond::Matches("this", BACKSTEP), help: "write the path without `..`", ..Site::POD };
+const IN_VOLUME: &str = "PersistentVolume `{metadata.name}` is `{this}` of a node, where credentials of others lie";
+const IN_VOLUME_BACK: &str =
+    "PersistentVolume `{metadata.name}` is a directory of a node by a path with `..`, which may lead to any other";
+
+/// The pod's claims whose volume is such a directory.
+fn claimed(pod: &Subject<'_>, found: &mut Vec<Found>) {
+    for (v, volume) in pod.spec().items("volumes").iter().enumerate() {
+        let Some(claim) = volume.member("persistentVolumeClaim").map(|claim| claim.text("claimName")) else { continue };
+        let related = &pod.world.related;
+        let behind = related.volume_of(pod.namespace, claim).into_iter();
+        for note in behind.flat_map(|behind| related.notes(On::PersistentVolume, "", behind)).filter(|note| note.rule == RULE.id)
+        {
+            found.push(Found {
+                path: pod.spec_path(&format!("volumes[{v}].persistentVolumeClaim.claimName")),
+                message: format!(
+                    "volume `{}` claims `{claim}`, whose PersistentVolume is a directory of a node where credentials of others lie",
+                    volume.text("name")
+                ),
+                help: "claim a volume of a storage class, or use an `emptyDir`".to_owned(),
+                allow: note.allow.clone().unwrap_or_default(),
+            });
+        }
+    }
+}
 
 /// One separator or several, with `.` between them; Windows takes both kinds.
 macro_rules! to {

@@ -43,7 +43,7 @@ pub const RULE: Rule = Rule {
 };
 
 /// Annotations that make an injector act; not those that only tell it how.
-const ANNOTATION: &str = concat!(
+pub(super) const ANNOTATION: &str = concat!(
     r"^(?:",
     // Vault and OpenBao: a secret, the token itself, or a configuration that may name any.
     r"(?:vault\.hashicorp\.com|openbao\.openbao\.org)/(?:agent-inject-secret-.+|agent-inject-token|agent-configmap)",

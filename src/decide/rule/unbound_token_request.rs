@@ -45,9 +45,9 @@ pub const RULE: Rule = Rule {
     code: None,
 };
 
-const REQUEST: Site = Site { on: On::TokenRequest, at: "spec", ..Site::POD };
+pub(super) const REQUEST: Site = Site { on: On::TokenRequest, at: "spec", ..Site::POD };
 /// Tokens of tasks and agents are judged by [`admit`](crate::decide::admit), more strictly.
-const OTHERS: Cond = Cond::All(&[
+pub(super) const OTHERS: Cond = Cond::All(&[
     Cond::Not(&Cond::StartsWith("request.name", names::TASK_PREFIX)),
     Cond::Not(&Cond::StartsWith("request.name", names::AGENT_PREFIX)),
 ]);

@@ -17,9 +17,6 @@ use crate::bed::Bed;
 use crate::case::{self, Case, Decided, Verb};
 use crate::place::{Reply, now, until};
 
-/// The API server cuts single warnings at this many characters; the webhook does it first.
-const LONGEST_WARNING: usize = 250;
-
 /// A case that stands in the cluster, ready to be sent.
 pub struct Set {
     case: Case,
@@ -141,10 +138,16 @@ impl Set {
         Ok(())
     }
 
-    /// The pod or Secret to which a token is to be bound, and for a pod its node.
+    /// The pod or Secret to which a token is to be bound, and for a pod its node; or the pod that
+    /// is to be bound to one.
     async fn bound(&mut self, admin: &Client) -> Result<()> {
         let asked = &self.case.asked.request;
         let object = self.real(&asked.object);
+        if object["kind"] == "Binding" {
+            let mut pod = request::object("v1", "Pod", object["metadata"]["name"].as_str().unwrap_or_default());
+            pod["spec"] = json!({"automountServiceAccountToken": false, "containers": [{"name": "a", "image": "a"}]});
+            make(admin, &pod, Some(&self.here())).await?;
+        }
         let reference = &object["spec"]["boundObjectRef"];
         let (Some(kind), Some(name)) = (reference["kind"].as_str(), reference["name"].as_str()) else { return Ok(()) };
         let mut bound = request::object("v1", kind, name);
@@ -310,6 +313,10 @@ impl Set {
                 let path = format!("{}/{name}/token?{query}", path("v1", resource, Some(&self.here())));
                 request::request(admin, "POST", &path, Some(&user), &object).await
             }
+            (None, "binding") => {
+                let path = format!("{}/{name}/binding?{query}", path("v1", resource, Some(&self.here())));
+                request::request(admin, "POST", &path, Some(&user), &object).await
+            }
             (None, _) => {
                 request::request(
                     admin,
@@ -340,7 +347,7 @@ impl Set {
         } else if code / 100 != 2 {
             bail!("{code} {said}");
         }
-        let wanted: Vec<String> = verdict.of(Severity::Warn).map(warning).collect();
+        let wanted = mandate::webhook::warnings(verdict);
         let told: Vec<String> = warnings
             .iter()
             .map(|text| plain(text))
@@ -386,14 +393,6 @@ impl Set {
 fn same(what: &str, wanted: &str, found: &str) -> Result<()> {
     ensure!(wanted == found, "the {what} should be\n{wanted}\nand is\n{found}");
     Ok(())
-}
-
-/// A finding as the webhook tells it in a warning.
-fn warning(finding: &Finding) -> String {
-    format!("[{}] {}: {} ({})", finding.rule, finding.path, finding.message, finding.policy)
-        .chars()
-        .take(LONGEST_WARNING)
-        .collect()
 }
 
 /// Images for every container, and volumes for everything that is mounted.
