@@ -33,7 +33,7 @@ pub(super) fn access(world: &World, review: &Review<'_>) -> Verdict {
                 path: String::new(),
                 message: format!("`{subresource}` opens a way into pod `{name}`, which holds the credentials of task `{task}`"),
                 help:
-                    "read the pod's logs, start a task of your own, or have a policy's `allow` name you (`user:…` or `group:…`)"
+                    "read the pod's logs, start a task of your own, or have a policy's `allow` name you (`user:<name>` or `group:<name>`)"
                         .to_owned(),
                 policy: policy.policy.clone(),
             };

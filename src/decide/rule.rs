@@ -144,7 +144,7 @@ pub struct Claim<'a> {
 
 /// A reference to a Secret of people: credentials of tasks are another rule's business.
 const STATIC: Cond = Cond::Not(&Cond::StartsWith("this.name", names::TASK_PREFIX));
-const INSTEAD_OF_SECRET: &str = "remove it, label the pod `mandate.dev/task: <task>` and let its TaskScope issue a short-lived credential (`credentials: [{{name: …, serviceAccountToken: {{audience: …}}}}]`)";
+const INSTEAD_OF_SECRET: &str = "remove it, label the pod `mandate.dev/task: <task>` and let its TaskScope issue a short-lived credential (`credentials: [{{name: <name>, serviceAccountToken: {{audience: <audience>}}}}]`)";
 
 /// The volume behind a pod's claim, where both are known.
 fn claimed_volume<'a>(scene: &Scene<'a, '_>) -> Option<&'a str> {

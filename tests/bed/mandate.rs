@@ -98,6 +98,12 @@ impl<'a> Mandate<'a> {
 
     /// The same, with Secrets (`namespace/name`) that `secretKey` credentials may copy from.
     pub async fn install_with(bed: &'a Bed, guarded: &[&str], ceiling: &str, secret_keys: &[&str]) -> Result<Mandate<'a>> {
+        let flags: Vec<&str> = secret_keys.iter().flat_map(|secret| ["--secret-key", secret]).collect();
+        Self::install_as(bed, guarded, ceiling, &flags).await
+    }
+
+    /// The same, with more flags of `mandate rbac` and `mandate webhooks`.
+    pub async fn install_as(bed: &'a Bed, guarded: &[&str], ceiling: &str, flags: &[&str]) -> Result<Mandate<'a>> {
         let client = bed.admin();
         for namespace in guarded.iter().chain([&NAMESPACE]) {
             apply(&client, &format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}")).await?;
@@ -109,7 +115,7 @@ impl<'a> Mandate<'a> {
         let url = format!("https://127.0.0.1:{webhook_port}");
         let mut install = vec!["--namespace", NAMESPACE, "--ceiling", path(&file)?, "--webhook-url", &url];
         guarded.iter().for_each(|namespace| install.extend(["--guard", namespace]));
-        secret_keys.iter().for_each(|secret| install.extend(["--secret-key", secret]));
+        install.extend(flags);
         let with = |command| [&[command], install.as_slice()].concat();
         apply(&client, &printed(&with("rbac"))?).await?;
         let guarded: Vec<String> = guarded.iter().map(|namespace| (*namespace).to_owned()).collect();

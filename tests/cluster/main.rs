@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`place`] has the words the tests are written in, [`lifecycle`] what Mandate
 //! is for; then [`hostile`], [`admission`], [`schema`], [`crash`] with its [`gate`], [`absent`],
-//! [`chart`].
+//! [`workloads`], [`chart`].
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
 #[path = "../bed/mod.rs"]
@@ -29,3 +29,4 @@ mod place;
 mod policies;
 mod schema;
 mod schemas;
+mod workloads;

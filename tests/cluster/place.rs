@@ -36,6 +36,9 @@ pub const ARCHIVE: &str = "archive";
 /// The Secret that the installation lets be copied.
 pub const SECRET: &str = "crm-api";
 
+/// The custom resource whose templates the webhook is asked about on the shared bed.
+pub const FLEETS: &str = "test.mandate.example/fleets";
+
 /// What a test gives back. An error ends it there and then with a panic, which says at which
 /// line and leaves the bed's logs.
 pub type Outcome = Result<(), Failed>;
@@ -68,7 +71,9 @@ pub async fn shared() -> Result<&'static Mandate<'static>> {
             // The examples are written for `finance`.
             let guarded: Vec<&str> = pool.iter().map(String::as_str).chain([VAULT, ARCHIVE, "finance"]).collect();
             let copied = [VAULT, ARCHIVE].map(|namespace| format!("{namespace}/{SECRET}"));
-            Mandate::install_with(bed::shared().await?, &guarded, CEILING, &copied.each_ref().map(String::as_str)).await
+            let mut flags: Vec<&str> = copied.iter().flat_map(|secret| ["--secret-key", secret]).collect();
+            flags.extend(["--workload", FLEETS]);
+            Mandate::install_as(bed::shared().await?, &guarded, CEILING, &flags).await
         })
         .await
 }

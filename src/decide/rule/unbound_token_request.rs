@@ -20,7 +20,7 @@ pub const RULE: Rule = Rule {
             field: ".boundObjectRef",
             when: Cond::All(&[OTHERS, Cond::Not(&Cond::Text("this.boundObjectRef.kind"))]),
             message: "a token of ServiceAccount `{request.name}` is bound to no object, so that nothing takes it back",
-            help: "bind it to a Pod or Secret (`kubectl create token --bound-object-kind …`), or let a TaskScope issue it",
+            help: "bind it to a Pod or Secret (`kubectl create token --bound-object-kind Pod`), or let a TaskScope issue it",
             ..REQUEST
         },
         Site {
