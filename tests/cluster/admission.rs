@@ -60,6 +60,7 @@ const NOT_SENT: &[(&str, &str)] = &[
     ("csi-secret/beside-harmless-attributes", "nodePublishSecretRef.name: Required value"),
     ("legacy-token-secret/without-its-annotation", "metadata.annotations[kubernetes.io/service-account.name]: Required value"),
     ("long-lived-token/beyond-all-numbers", "cannot unmarshal number 18446744073709551615"),
+    ("policies/harmless-mirror-pod", "can only create pods with an owner reference set to itself"),
     ("policies/mirror-pod", "may not reference secrets"),
     ("secret-env-from/empty-lists", "must specify one of: `configMapRef` or `secretRef`"),
     ("secret-env-from/every-kind-of-container", "spec.ephemeralContainers: Forbidden"),

@@ -45,7 +45,8 @@ fn workloads(name: &str) -> Vec<(&'static str, &'static str, &'static str, Value
         merge(&mut spec, more);
         json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": spec})
     };
-    let batch = |kind: &str, spec: Value| json!({"apiVersion": "batch/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+    let batch =
+        |kind: &str, spec: Value| json!({"apiVersion": "batch/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
     let cron = json!({"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": once()}}});
     let of = "spec.template";
     vec![
@@ -112,7 +113,8 @@ async fn a_workload_of_every_kind_is_let_in_with_the_denial_that_its_pods_meet()
     let sets = place.path("apps/v1", "replicasets");
     until("the Deployment's pods to be refused", || async {
         let all = send(&place.admin, "GET", &sets, &Value::Null).await.ok()?.body;
-        let conditions = all["items"].as_array()?.iter().flat_map(|set| set["status"]["conditions"].as_array().into_iter().flatten());
+        let conditions =
+            all["items"].as_array()?.iter().flat_map(|set| set["status"]["conditions"].as_array().into_iter().flatten());
         conditions.filter_map(|condition| condition["message"].as_str()).any(|text| text.contains(WRONG)).then_some(())
     })
     .await?;
@@ -156,7 +158,11 @@ async fn a_kind_that_nobody_knows_is_warned_about_in_every_version_once_it_is_re
         assert!(told(&reply)[0].starts_with(&format!("[secret-env] {at}: {TO_COME}{WRONG}")), "{:?}", told(&reply));
         // Of an update what it adds, and nothing of metadata and status.
         let one = format!("{path}/{version}");
-        for change in [json!({"metadata": {"finalizers": ["example.com/kept"]}}), json!({"metadata": {"finalizers": []}}), json!({"spec": {"size": 2}})] {
+        for change in [
+            json!({"metadata": {"finalizers": ["example.com/kept"]}}),
+            json!({"metadata": {"finalizers": []}}),
+            json!({"spec": {"size": 2}}),
+        ] {
             let reply = send(&place.admin, "PATCH", &one, &change).await?;
             taken(&reply);
             assert_eq!(told(&reply), Vec::<String>::new(), "{change}");
@@ -199,7 +205,8 @@ async fn left_alone(place: &Place<'_>, name: &str) -> Result<()> {
     silent("PATCH", &format!("{pod}/status"), json!({"status": {"message": "still here"}})).await?;
     silent("DELETE", &pod, json!({"gracePeriodSeconds": 0})).await?;
     let account = format!("{}/{name}", place.path("v1", "serviceaccounts"));
-    silent("PATCH", &account, json!({"metadata": {"annotations": {"touched": "yes"}, "finalizers": ["example.com/kept"]}})).await?;
+    silent("PATCH", &account, json!({"metadata": {"annotations": {"touched": "yes"}, "finalizers": ["example.com/kept"]}}))
+        .await?;
     silent("PATCH", &account, json!({"metadata": {"finalizers": []}})).await?;
     silent("DELETE", &account, json!({})).await?;
     let secret = format!("{}/{name}", place.path("v1", "secrets"));
@@ -280,8 +287,14 @@ async fn an_account_that_lists_secrets_is_warned_about_and_refused_under_restric
     let reply = send(&place.admin, "POST", &path, &account).await?;
     taken(&reply);
     let said = told(&reply);
-    assert!(said.len() == 2 && said[0].starts_with("[image-pull-secret] imagePullSecrets[0].name: ServiceAccount `builder`"), "{said:?}");
-    assert!(said[1].starts_with("[service-account-secret] secrets[0].name: ServiceAccount `builder` lists Secret `old`"), "{said:?}");
+    assert!(
+        said.len() == 2 && said[0].starts_with("[image-pull-secret] imagePullSecrets[0].name: ServiceAccount `builder`"),
+        "{said:?}"
+    );
+    assert!(
+        said[1].starts_with("[service-account-secret] secrets[0].name: ServiceAccount `builder` lists Secret `old`"),
+        "{said:?}"
+    );
     restricted(&place, json!([{"name": "image-pull-secret", "allow": ["registry"]}])).await?;
     let more = json!({"secrets": [{"name": "old"}, {"name": "new"}]});
     let dry = format!("{path}/builder?dryRun=All");
@@ -295,7 +308,8 @@ async fn an_account_that_lists_secrets_is_warned_about_and_refused_under_restric
 
 /// An AgentPolicy of profile `restricted` that departs from it in these rules.
 async fn restricted(place: &Place<'_>, rules: Value) -> Result<()> {
-    let spec = json!({"owner": {"team": "team", "contact": "team@example.com"}, "workloads": {"profile": "restricted", "rules": rules}});
+    let spec =
+        json!({"owner": {"team": "team", "contact": "team@example.com"}, "workloads": {"profile": "restricted", "rules": rules}});
     place.put("mandate.dev/v1alpha1", "AgentPolicy", "restricted", json!({"spec": spec})).await.map(|_| ())
 }
 
@@ -348,7 +362,9 @@ async fn whoever_opens_a_way_into_a_pod_of_a_task_is_recorded_and_under_restrict
     let ways = json!([
         {"apiGroups": [""], "resources": ["pods/exec", "pods/attach", "pods/portforward", "pods/proxy"], "verbs": ["get", "create"]},
     ]);
-    place.bind("ways", json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated"}]), &ways).await?;
+    place
+        .bind("ways", json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated"}]), &ways)
+        .await?;
     let pods = place.path("v1", "pods");
     for (name, labels) in [("worker", json!({"mandate.dev/task": "task"})), ("web", json!({}))] {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": {"automountServiceAccountToken": false, "containers": [{"name": "a", "image": "a"}]}});
@@ -378,7 +394,11 @@ async fn whoever_opens_a_way_into_a_pod_of_a_task_is_recorded_and_under_restrict
         let reply = open(bob.clone(), "worker", way).await?.reply;
         let verb = way.split('?').next().unwrap_or_default();
         assert_eq!(reply.code, 403, "{way}: {}", reply.message());
-        assert!(reply.message().contains(&format!("[access-to-task-pod] `{verb}` opens a way into pod `worker`")), "{}", reply.message());
+        assert!(
+            reply.message().contains(&format!("[access-to-task-pod] `{verb}` opens a way into pod `worker`")),
+            "{}",
+            reply.message()
+        );
         let reply = open(person("ann", "sre"), "worker", way).await?.reply;
         assert!(nowhere(&reply), "{way}, by the group that may: {} {}", reply.code, reply.message());
         let reply = open(bob.clone(), "web", way).await?.reply;

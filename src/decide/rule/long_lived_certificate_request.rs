@@ -29,7 +29,6 @@ pub const RULE: Rule = Rule {
         message: "a certificate of `{this.signerName}` lives {this.expirationSeconds|31536000} s, and nothing takes it back; the policy allows {maxCertificate} s",
         help: "set `expirationSeconds: {maxCertificate}` or less, or let a TaskScope issue a token",
         allow: Some("this.signerName"),
-        ..Site::POD
     }],
     code: None,
 };

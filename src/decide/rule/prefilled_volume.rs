@@ -15,15 +15,15 @@ pub const RULE: Rule = Rule {
     since: "0.1.0",
     allows: "names of the snapshots, claims and volumes that are taken over",
     sites: &[
-        Site { message: said!("volume `{volume.name}`", "dataSource"), ..EPHEMERAL.from_source() },
-        Site { message: said!("volume `{volume.name}`", "dataSourceRef"), ..EPHEMERAL.from_reference() },
-        Site { message: said!("volume `{volume.name}`"), ..EPHEMERAL.of_volume() },
-        Site { message: said!("claim `{claim.metadata.name}`", "dataSource"), ..TEMPLATE.from_source() },
-        Site { message: said!("claim `{claim.metadata.name}`", "dataSourceRef"), ..TEMPLATE.from_reference() },
-        Site { message: said!("claim `{claim.metadata.name}`"), ..TEMPLATE.of_volume() },
+        Site { message: said!("volume `{volume.name}`", "dataSource"), ..EPHEMERAL.with_source() },
+        Site { message: said!("volume `{volume.name}`", "dataSourceRef"), ..EPHEMERAL.with_reference() },
+        Site { message: said!("volume `{volume.name}`"), ..EPHEMERAL.with_volume() },
+        Site { message: said!("claim `{claim.metadata.name}`", "dataSource"), ..TEMPLATE.with_source() },
+        Site { message: said!("claim `{claim.metadata.name}`", "dataSourceRef"), ..TEMPLATE.with_reference() },
+        Site { message: said!("claim `{claim.metadata.name}`"), ..TEMPLATE.with_volume() },
         // The volume of a claim is no news: Kubernetes writes it there once there is one.
-        Site { message: said!("claim `{metadata.name}`", "dataSource"), ..CLAIM.from_source() },
-        Site { message: said!("claim `{metadata.name}`", "dataSourceRef"), ..CLAIM.from_reference() },
+        Site { message: said!("claim `{metadata.name}`", "dataSource"), ..CLAIM.with_source() },
+        Site { message: said!("claim `{metadata.name}`", "dataSourceRef"), ..CLAIM.with_reference() },
     ],
     code: None,
 };
@@ -37,17 +37,17 @@ const CLAIM: Claims = Claims(Site { on: On::PersistentVolumeClaim, at: "spec", .
 struct Claims(Site);
 
 impl Claims {
-    const fn from_source(self) -> Site {
+    const fn with_source(self) -> Site {
         Site { field: ".dataSource", when: Cond::Text("this.dataSource.name"), allow: Some("this.dataSource.name"), ..self.0 }
     }
 
     /// The API server writes one field from the other; where both are there, one is enough.
-    const fn from_reference(self) -> Site {
+    const fn with_reference(self) -> Site {
         const ALONE: Cond = Cond::All(&[Cond::Text("this.dataSourceRef.name"), Cond::Not(&Cond::Text("this.dataSource.name"))]);
         Site { field: ".dataSourceRef", when: ALONE, allow: Some("this.dataSourceRef.name"), ..self.0 }
     }
 
-    const fn of_volume(self) -> Site {
+    const fn with_volume(self) -> Site {
         Site { field: ".volumeName", when: Cond::Text("this.volumeName"), allow: Some("this.volumeName"), ..self.0 }
     }
 }
