@@ -10,7 +10,7 @@ CARGO_DENY_VERSION := 0.20.2
 TARGET := $(shell $(CARGO) metadata --no-deps --format-version 1 2>/dev/null | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 BIN := $(TARGET)/debug/mandate
 
-.PHONY: help build demo test check cluster-test bench generate verify image
+.PHONY: help build demo test fuzz check cluster-test bench generate verify image
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -25,7 +25,11 @@ demo: ## Mandate's main job on a real API server; KEEP=1 leaves it running
 test: ## every test: pure, command line, and on a real API server
 	$(CARGO) build --locked --tests --bin mandate
 	tests/controlplane/build.sh > /dev/null
+	$(MAKE) fuzz
 	HELM="$$(tests/helm.sh | tail -n 1)" $(CARGO) test --locked
+
+fuzz: ## random and broken reviews, manifests, pods and plans, for about a minute
+	PROPTEST_CASES=$${PROPTEST_CASES:-1500} $(CARGO) test --locked --lib --test cases -- panic property laws
 
 check: ## the tests that need no cluster: seconds
 	$(CARGO) test --locked --lib --bins --test cases --test cli

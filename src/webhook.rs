@@ -446,4 +446,34 @@ mod tests {
             assert!(read(garbage).is_err());
         }
     }
+
+    /// A review as the API server sends it, with something of everything that rules look at.
+    const REVIEW: &str = r#"{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","resource":{"group":"","version":"v1","resource":"pods"},"subResource":"","name":"agent","namespace":"finance","operation":"CREATE","userInfo":{"username":"alice","groups":["a"],"extra":{"k":["v"]}},"object":{"apiVersion":"v1","kind":"Pod","metadata":{"name":"agent","labels":{"mandate.dev/task":"t"},"annotations":{"a/b":"c"}},"spec":{"serviceAccountName":"x","shareProcessNamespace":true,"containers":[{"name":"a","image":"i","args":["--token=$(K)"],"env":[{"name":"K","value":"ghp_0"},{"name":"S","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}}],"envFrom":[{"secretRef":{"name":"s"}}],"volumeMounts":[{"name":"v","mountPath":"/v","subPath":"x"}]}],"volumes":[{"name":"v","projected":{"sources":[{"serviceAccountToken":{"expirationSeconds":3607,"path":"t"}},{"secret":{"name":"s"}}]}},{"name":"h","hostPath":{"path":"//etc/../etc"}},{"name":"c","csi":{"driver":"d","volumeAttributes":{"a":"b"}}}]}},"oldObject":null}}"#;
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn no_bytes_make_a_review_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            judge(&bytes);
+        }
+
+        #[test]
+        fn no_broken_review_panics_or_takes_long(at in 0..REVIEW.len(), len in 0..60_usize, with in "[\\[\\]{}\",:0-9a-z.\\\\-]{0,12}|\\PC{0,4}", times in 1..400_usize) {
+            let end = (at + len).min(REVIEW.len());
+            judge(format!("{}{}{}", &REVIEW[..at], with.repeat(times), &REVIEW[end..]).as_bytes());
+        }
+    }
+
+    /// Everything that happens to the bytes of a review.
+    fn judge(bytes: &[u8]) {
+        let Ok(request) = read(bytes) else { return };
+        let Some(operation) = operation(&request) else { return };
+        let user = mutate::requester(&request.user_info);
+        let review = review(&request, operation, &user);
+        let world = crate::decide::world::World::default();
+        let changes = mutate::mutate(&world, &review, jiff::Timestamp::UNIX_EPOCH);
+        let verdict = admit::admit(&world, &review, jiff::Timestamp::UNIX_EPOCH);
+        let _ = (changes, answer(String::new(), &request, &verdict).send());
+    }
 }
