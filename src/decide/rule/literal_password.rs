@@ -102,7 +102,7 @@ macro_rules! key_names {
         concat!(
             r"(?:",
             r"(?:api|access|account|auth|encryption|master|private|secret|shared|signing|storage)[_.-]?key(?:[_-]?base)?",
-            r"|(?:api|app|auth|client|consumer|cookie|encryption|hmac|jwt|oauth|session|shared|signing|token|webhook)[_.-]?secret|^secret",
+            r"|(?:api|app|auth|client|consumer|cookie|encryption|hmac|http|jwt|oauth|session|shared|signing|token|webhook)[_.-]?secret|^secret",
             r"|token",
             r")[_-]?[0-9]{0,2}",
         )
@@ -114,7 +114,7 @@ macro_rules! never {
     ($start:literal) => {
         concat!(
             // Filled in later, or not at all.
-            r"[$<>{}]|%\(|\*\*\*|\.\.\.|xxx|", $start, r"(?:@.+@|%.+%|__.+__|\[.+\]|(?-i:[A-Z][0-9A-Z]*(?:_[0-9A-Z]+)+))$",
+            r"[$<>{}]|%\(|\*\*\*|\.\.\.|xxx|", $start, r"(?:@.+@|%.+%|__.+__|\[.+\]|(?-i:[A-Z][0-9A-Z]*(?:[_ ][0-9A-Z]+)+))$",
             r"|change[_ -]?(?:me|it|this)|replace[_ -]?(?:me|with|this)|your[_ -]|placeholder|redacted|masked|fixme|insert[_ -]|example|dummy|not[_ -]?(?:used|set|needed|required|a[_ -]real)",
             // A file, a place elsewhere, a secret that is named and not written.
             r"|", $start, r"(?:todo|sample|your|\.{1,2}/|~/|[a-z]:\\|file:|[a-z][0-9a-z+.-]*://|/[0-9a-z._-]{1,32}$|/[0-9a-z._-]+(?:/[0-9a-z._@-]+)+/?$)",
