@@ -216,9 +216,10 @@ fn validating(install: &Install, name: &str) -> Value {
 fn what_can_be_refused_fails_closed_and_what_is_only_warned_about_fails_open() {
     let install = install().workloads(["argoproj.io/rollouts"]).unwrap();
     for webhook in webhooks(&install) {
-        let templates = ["workloads.mandate.dev", "custom-workloads.mandate.dev"].iter().any(|name| webhook["name"] == *name);
-        assert_eq!(webhook["failurePolicy"], if templates { "Ignore" } else { "Fail" }, "{webhook}");
-        assert!(webhook["timeoutSeconds"].as_u64().unwrap() <= if templates { 2 } else { 5 }, "{webhook}");
+        let open =
+            ["pod-metadata", "workloads", "custom-workloads"].iter().any(|name| webhook["name"] == format!("{name}.mandate.dev"));
+        assert_eq!(webhook["failurePolicy"], if open { "Ignore" } else { "Fail" }, "{webhook}");
+        assert!(webhook["timeoutSeconds"].as_u64().unwrap() <= if open { 2 } else { 5 }, "{webhook}");
     }
 }
 
@@ -248,9 +249,12 @@ fn deletions_status_and_scale_are_never_asked_about() {
                 assert!(!resource.contains('*') && !resource.ends_with("/status") && !resource.ends_with("/scale"), "{webhook}");
             }
         }
-        // Of an update only what changes more than metadata.
+        // Of an update only what changes something that rules look at.
         let updates = webhook["rules"].as_array().unwrap().iter().any(|rule| has(&rule["operations"], "UPDATE"));
-        assert!(!updates || webhook["matchConditions"].to_string().contains("request.operation == 'CREATE'"), "{webhook}");
+        assert!(
+            !updates || webhook["matchConditions"].to_string().contains("oldObject") || webhook["name"] == "tasks.mandate.dev",
+            "{webhook}"
+        );
     }
 }
 

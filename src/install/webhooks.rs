@@ -7,7 +7,8 @@
 //! the webhook down nothing gets stuck, tasks can be ended and agents suspended.
 //!
 //! What a rule can refuse fails closed. What is only ever warned about, the templates of pods,
-//! fails open: with the webhook down a Deployment is taken, and its pods are refused.
+//! fails open: with the webhook down a Deployment is taken, and its pods are refused. So do the
+//! labels and annotations of pods that run, which must stay in their keepers' hands.
 //!
 //! `caBundle` is left out: the webhook (or cert-manager) fills it under a field manager of
 //! its own, and an apply that does not mention the field leaves it as it is.
@@ -103,7 +104,7 @@ fn mutating() -> Vec<Ask> {
 }
 
 fn validating(install: &Install) -> Vec<Ask> {
-    let templates = |about, rules| Ask { unanswered: Unanswered::Taken, ..guarded(about, rules) };
+    let open = |about, rules| Ask { unanswered: Unanswered::Taken, ..guarded(about, rules) };
     let named = install.workloads.iter().filter_map(|kind| kind.split_once('/'));
     let named = named.map(|(group, resource)| asked(WRITE, group, "*", &[resource])).collect();
     let asks = vec![
@@ -112,6 +113,8 @@ fn validating(install: &Install) -> Vec<Ask> {
             when: &[("spec-or-task", SPEC_OR_TASK)],
             ..guarded("pods", vec![core(WRITE, &["pods"]), core(UPDATE, &["pods/ephemeralcontainers"])])
         },
+        // A pod reads its own labels and annotations, so that a key can come to it by them.
+        Ask { when: &[("texts-alone", TEXTS_ALONE)], ..open("pod-metadata", vec![core(UPDATE, &["pods"])]) },
         guarded("tokens", vec![core(CREATE, &["serviceaccounts/token"])]),
         // The content of other Secrets never leaves the API server.
         Ask {
@@ -133,7 +136,7 @@ fn validating(install: &Install) -> Vec<Ask> {
         guarded("connections", vec![core(CONNECT, &["pods/exec", "pods/attach", "pods/portforward", "pods/proxy"])]),
         Ask {
             when: &[("another-template", ANOTHER_TEMPLATE)],
-            ..templates(
+            ..open(
                 "workloads",
                 vec![
                     asked(WRITE, "apps", "v1", &["deployments", "replicasets", "daemonsets", "statefulsets"]),
@@ -142,7 +145,7 @@ fn validating(install: &Install) -> Vec<Ask> {
                 ],
             )
         },
-        Ask { when: &[("more-than-metadata", MORE_THAN_METADATA)], ..templates("custom-workloads", named) },
+        Ask { when: &[("more-than-metadata", MORE_THAN_METADATA)], ..open("custom-workloads", named) },
         // A task does not change but for `end`, and the other kinds are held by their schemas.
         Ask {
             when: &[("another-spec", "request.operation == 'CREATE' || object.?spec != oldObject.?spec")],
@@ -153,6 +156,7 @@ fn validating(install: &Install) -> Vec<Ask> {
 }
 
 const SPEC_OR_TASK: &str = "request.operation == 'CREATE' || object.spec != oldObject.spec || object.metadata.?labels[?'mandate.dev/task'] != oldObject.metadata.?labels[?'mandate.dev/task']";
+const TEXTS_ALONE: &str = "object.spec == oldObject.spec && object.metadata.?labels[?'mandate.dev/task'] == oldObject.metadata.?labels[?'mandate.dev/task'] && (object.metadata.?labels != oldObject.metadata.?labels || object.metadata.?annotations != oldObject.metadata.?annotations)";
 const OF_ANOTHER_ACCOUNT: &str = "request.operation == 'CREATE' || object.metadata.?annotations[?'kubernetes.io/service-account.name'] != oldObject.metadata.?annotations[?'kubernetes.io/service-account.name']";
 const NAMES_SECRETS: &str = "has(object.secrets) || has(object.imagePullSecrets)";
 const OTHER_SECRETS: &str = "request.operation == 'CREATE' || object.?secrets != oldObject.?secrets || object.?imagePullSecrets != oldObject.?imagePullSecrets";
