@@ -12,6 +12,7 @@ mod print;
 mod render;
 mod run;
 mod task;
+mod waivers;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ enum Command {
     Task(task::Command),
     /// Check manifests for credentials that reach a pod, with or without a cluster
     Lint(lint::Args),
+    /// List waivers with their owners, days left and uses; status 1 where one does not count
+    Waivers(waivers::Args),
     /// Tell all about a rule, or list the rules
     Explain(explain::Args),
     /// Print the CustomResourceDefinitions
@@ -94,6 +97,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Run(role) => run::run(role),
         Command::Task(command) => task::run(command),
         Command::Lint(args) => lint::run(&args),
+        Command::Waivers(args) => waivers::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Crds(args) => print::crds(&args),
         Command::Rbac(args) => print::rbac(&args),

@@ -10,8 +10,10 @@
 
 mod backoff;
 mod identity;
+mod scan;
 mod task;
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
@@ -81,30 +83,44 @@ pub enum ControllerError {
 
 /// Runs the controller until it is told to stop.
 ///
-/// `ready` is dropped once everything is known and work begins.
+/// `ready` is dropped once everything is known and work begins. `guarded` are the namespaces
+/// in which what stands is looked at.
 ///
 /// # Errors
 /// [`ControllerError`]: the process should end and be started anew.
 pub async fn run(
     client: Client,
     instance: String,
+    guarded: BTreeSet<String>,
     metrics: Arc<Metrics>,
     ready: Handle,
     stop: Stop,
 ) -> Result<(), ControllerError> {
     let (changed, changes) = mpsc::channel::<ObjectRef<AgentTask>>(QUEUE);
     let (tasks, task_writer) = reflector::store::<AgentTask>();
-    let (identities, identity_watch) = known::<AgentIdentity>(&client, &tasks, &changed, |task, identity| {
-        task.spec.agent == identity.name_any() && task.namespace() == identity.namespace()
-    });
-    let (scopes, scope_watch) = known::<TaskScope>(&client, &tasks, &changed, |task, scope| {
-        task.spec.scope == scope.name_any() && task.namespace() == scope.namespace()
-    });
+    let (identities, identity_watch) = known::<AgentIdentity>(
+        &client,
+        &tasks,
+        &changed,
+        |task, identity| task.spec.agent == identity.name_any() && task.namespace() == identity.namespace(),
+        News::Always,
+    );
+    let (scopes, scope_watch) = known::<TaskScope>(
+        &client,
+        &tasks,
+        &changed,
+        |task, scope| task.spec.scope == scope.name_any() && task.namespace() == scope.namespace(),
+        News::Always,
+    );
     let (policies, policy_watch) =
-        known::<AgentPolicy>(&client, &tasks, &changed, |task, policy| task.namespace() == policy.namespace());
-    let (cluster_policies, cluster_policy_watch) = known::<ClusterAgentPolicy>(&client, &tasks, &changed, |task, policy| {
-        policy.spec.holds_in(&task.namespace().unwrap_or_default())
-    });
+        known::<AgentPolicy>(&client, &tasks, &changed, |task, policy| task.namespace() == policy.namespace(), News::Spec);
+    let (cluster_policies, cluster_policy_watch) = known::<ClusterAgentPolicy>(
+        &client,
+        &tasks,
+        &changed,
+        |task, policy| policy.spec.holds_in(&task.namespace().unwrap_or_default()),
+        News::Spec,
+    );
     let (service_accounts, roles, bindings) = (Facts::default(), Facts::default(), Facts::default());
     let (accounts_synced, accounts_are) = oneshot::channel();
     let (roles_synced, roles_are) = oneshot::channel();
@@ -134,6 +150,13 @@ pub async fn run(
         roles,
         bindings,
     });
+    let scan = scan::Scan {
+        client: client.clone(),
+        metrics: metrics.clone(),
+        guarded,
+        policies: policies.clone(),
+        cluster_policies: cluster_policies.clone(),
+    };
     let work = async {
         // Nothing is judged before everything is known: a task whose agent is not yet seen
         // would look like a task whose agent is gone.
@@ -144,7 +167,7 @@ pub async fn run(
         };
         tokio::select! {
             () = known => {}
-            () = stop.requested() => return,
+            () = stop.requested() => return Ok(()),
         }
         info!("everything is known; work begins");
         drop(ready);
@@ -165,10 +188,15 @@ pub async fn run(
             .graceful_shutdown_on(requested(stop.clone()))
             .run(identity::reconcile, identity::failed, context.clone())
             .for_each(|_| std::future::ready(()));
-        tokio::join!(work_on_tasks, work_on_identities);
+        let work_on_all = async { tokio::join!(work_on_tasks, work_on_identities) };
+        tokio::select! {
+            _ = work_on_all => Ok(()),
+            // Only now: of two that wait for one store to be ready, kube wakes only one.
+            () = scan::run(scan) => Err(ControllerError::Watch("what stands")),
+        }
     };
     tokio::select! {
-        () = work => Ok(()),
+        result = work => result,
         () = count(&tasks, &metrics) => Ok(()),
         () = identity_watch => Err(ControllerError::Watch("AgentIdentity")),
         () = scope_watch => Err(ControllerError::Watch("TaskScope")),
@@ -180,12 +208,22 @@ pub async fn run(
     }
 }
 
+/// What of an object is news to the tasks that it touches.
+#[derive(Clone, Copy, PartialEq)]
+enum News {
+    /// Any change.
+    Always,
+    /// A change of its spec: its status is only numbers, and changes often.
+    Spec,
+}
+
 /// Keeps all objects of one kind, and names the tasks that a change of one of them touches.
 fn known<K>(
     client: &Client,
     tasks: &Store<AgentTask>,
     changed: &mpsc::Sender<ObjectRef<AgentTask>>,
     touches: fn(&AgentTask, &K) -> bool,
+    news: News,
 ) -> (Store<K>, impl Future<Output = ()> + use<K>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
@@ -193,15 +231,26 @@ where
 {
     let (store, writer) = reflector::store::<K>();
     let (tasks, mut changed) = (tasks.clone(), changed.clone());
-    let stream = readable::<K>(client.clone(), store.clone())
-        .modify(|object| object.managed_fields_mut().clear())
-        .reflect(writer)
-        .touched_objects();
+    let stream =
+        readable::<K>(client.clone(), store.clone()).modify(|object| object.managed_fields_mut().clear()).reflect(writer);
     let watch = async move {
         let mut stream = std::pin::pin!(stream);
+        let mut generations = HashMap::new();
         while let Some(event) = stream.next().await {
             let object = match event {
-                Ok(object) => object,
+                Ok(watcher::Event::Init | watcher::Event::InitDone) => continue,
+                Ok(watcher::Event::InitApply(object)) => object,
+                Ok(watcher::Event::Apply(object)) => {
+                    let seen = generations.insert(ObjectRef::from_obj(&object), (object.uid(), object.meta().generation));
+                    if news == News::Spec && seen == Some((object.uid(), object.meta().generation)) {
+                        continue;
+                    }
+                    object
+                }
+                Ok(watcher::Event::Delete(object)) => {
+                    generations.remove(&ObjectRef::from_obj(&object));
+                    object
+                }
                 Err(error) => {
                     warn!(%error, kind = %K::kind(&()), "a watch failed and is tried again");
                     continue;

@@ -8,6 +8,8 @@
 //! - [`admit`]: an admission request in, a [`Verdict`](finding::Verdict) out.
 //! - [`mutate`](mutate::mutate): a guarded pod in, the changes that make it safe out.
 //! - [`check`]: may this task have what its scope gives? Every reason why not, in words.
+//! - [`waive`]: which one waiver lets a finding pass, and why another does not count.
+//! - [`standing`]: what stands in a cluster and would not be let in today.
 //! - [`grant`]: a task, what is observed and the time in, the next steps out.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -24,5 +26,7 @@ pub mod predicate;
 pub mod related;
 pub mod rule;
 pub mod site;
+pub mod standing;
+pub mod waive;
 pub mod workload;
 pub mod world;

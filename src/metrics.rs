@@ -1,7 +1,8 @@
 //! What the process counts, for `/metrics`.
 //!
-//! Every label is an enum: names of objects, namespaces and users never become labels, so the
-//! number of series is fixed when the program is built. Recording takes no lock that waits for
+//! Every label is an enum: names of objects and users never become labels, so the number of
+//! series is fixed when the program is built. One gauge, of what stands against the rules, has
+//! the guarded namespaces as a label, which the installation lists. Recording takes no lock that waits for
 //! a scrape longer than it takes to copy numbers.
 
 use std::time::Duration;
@@ -48,10 +49,12 @@ label! {
         AgentIdentities = "agentidentities",
         AgentIdentitiesStatus = "agentidentities/status",
         AgentPolicies = "agentpolicies",
+        AgentPoliciesStatus = "agentpolicies/status",
         AgentTasks = "agenttasks",
         AgentTasksStatus = "agenttasks/status",
         Bindings = "bindings",
         ClusterAgentPolicies = "clusteragentpolicies",
+        ClusterAgentPoliciesStatus = "clusteragentpolicies/status",
         CronJobs = "cronjobs",
         DaemonSets = "daemonsets",
         Deployments = "deployments",
@@ -66,8 +69,12 @@ label! {
         PodProxy = "pods/proxy",
         Pods = "pods",
         PodTemplates = "podtemplates",
+        PolicyWaivers = "policywaivers",
+        PolicyWaiversStatus = "policywaivers/status",
         ReplicaSets = "replicasets",
         ReplicationControllers = "replicationcontrollers",
+        /// Of OpenReports, or a PolicyReport.
+        Reports = "reports",
         RoleBindings = "rolebindings",
         Roles = "roles",
         Secrets = "secrets",
@@ -174,6 +181,13 @@ struct InPhase {
     phase: TaskPhase,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Standing {
+    namespace: String,
+    rule: &'static str,
+    severity: &'static str,
+}
+
 /// Everything that is counted. One for the process, shared by whatever counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -183,6 +197,7 @@ pub struct Metrics {
     reconcile_duration: Histogram,
     api_writes: Family<Write, Counter>,
     tasks: Family<InPhase, Gauge>,
+    violations: Family<Standing, Gauge>,
     tokens_minted: Counter,
     certificate_expiry: Gauge,
 }
@@ -203,6 +218,7 @@ impl Metrics {
             reconcile_duration: Histogram::new(RECONCILE_BUCKETS),
             api_writes: Family::default(),
             tasks: Family::default(),
+            violations: Family::default(),
             tokens_minted: Counter::default(),
             certificate_expiry: Gauge::default(),
         };
@@ -213,6 +229,7 @@ impl Metrics {
             reconcile_duration,
             api_writes,
             tasks,
+            violations,
             tokens_minted,
             certificate_expiry,
         } = &metrics;
@@ -228,6 +245,11 @@ impl Metrics {
         to.register_with_unit("reconcile_duration", "Time one look took", Unit::Seconds, reconcile_duration.clone());
         to.register("api_writes", "Objects written in the cluster", api_writes.clone());
         to.register("tasks", "Tasks in each phase", tasks.clone());
+        to.register(
+            "violations",
+            "Findings in what stands in guarded namespaces, by what would happen today",
+            violations.clone(),
+        );
         to.register("tokens_minted", "Tokens requested for tasks and issued", tokens_minted.clone());
         to.register_with_unit(
             "certificate_expiry_timestamp",
@@ -260,6 +282,16 @@ impl Metrics {
         self.tasks.get_or_create(&InPhase { phase }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// So many findings of a rule stand in a guarded namespace now.
+    pub fn violations(&self, namespace: &str, rule: &'static str, severity: &'static str, count: u64) {
+        let labels = Standing { namespace: namespace.to_owned(), rule, severity };
+        if count == 0 {
+            self.violations.remove(&labels);
+        } else {
+            self.violations.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     /// A token was issued.
     pub fn minted(&self) {
         self.tokens_minted.inc();
@@ -283,6 +315,9 @@ mod tests {
         metrics.reconciled(Kind::AgentTask, Reconciled::Changed, Duration::from_millis(7));
         metrics.wrote(Verb::Patch, Resource::AgentTasksStatus);
         metrics.tasks(Phase::Active.into(), 3);
+        metrics.violations("finance", "secret-env", "deny", 4);
+        metrics.violations("finance", "secret-volume", "warn", 1);
+        metrics.violations("finance", "secret-volume", "warn", 0);
         metrics.minted();
         metrics.certificate_expires(Timestamp::from_second(1_800_000_000).unwrap());
         let mut page = String::new();
@@ -293,11 +328,13 @@ mod tests {
             r#"mandate_reconciles_total{kind="AgentTask",outcome="changed"} 1"#,
             r#"mandate_api_writes_total{verb="patch",resource="agenttasks/status"} 1"#,
             r#"mandate_tasks{phase="active"} 3"#,
+            r#"mandate_violations{namespace="finance",rule="secret-env",severity="deny"} 4"#,
             "mandate_tokens_minted_total 1",
             "mandate_certificate_expiry_timestamp_seconds 1800000000",
         ] {
             assert!(page.lines().any(|l| l == line), "{line}\nnot in\n{page}");
         }
+        assert!(!page.contains("secret-volume"), "what stands no more is counted on:\n{page}");
     }
 
     #[test]

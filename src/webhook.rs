@@ -339,6 +339,14 @@ fn answer(uid: String, request: &Request<'_>, verdict: &Verdict) -> Answer {
     }
     answer.uid = uid;
     answer.warnings = warnings(verdict);
+    let waived: Vec<String> =
+        verdict.findings.iter().filter(|finding| finding.waiver.is_some()).map(Finding::to_string).collect();
+    if !waived.is_empty() {
+        let (Request { resource, namespace, name, .. }, waivers) = (request, waivers(verdict));
+        info!(resource = resource.resource, namespace, name, waivers, "let pass by a waiver");
+        answer.audit_annotations.insert("waived-by", waivers);
+        answer.audit_annotations.insert("waived", waived.join("\n"));
+    }
     // Whoever connects has no eyes for a warning: it is recorded as well.
     let recorded = |finding: &&Finding| match finding.severity {
         Severity::Audit => true,
@@ -369,11 +377,23 @@ fn ids(verdict: &Verdict, severity: Severity) -> String {
     ids.join(",")
 }
 
+/// The waivers that let something pass, each once.
+fn waivers(verdict: &Verdict) -> String {
+    let mut names: Vec<&str> =
+        verdict.findings.iter().filter_map(|finding| Some(finding.waiver.as_ref()?.waiver.as_str())).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(",")
+}
+
 fn warning(finding: &Finding) -> String {
-    format!("[{}] {}: {} ({})", finding.rule, finding.path, finding.message, finding.policy)
-        .chars()
-        .take(LONGEST_WARNING)
-        .collect()
+    let Finding { rule, path, message, policy, waiver, severity: _, help: _ } = finding;
+    let text = match waiver {
+        // First, since what is too long is cut.
+        Some(waiver) => format!("[{rule}] {waiver}: {path}: {message} ({policy})"),
+        None => format!("[{rule}] {path}: {message} ({policy})"),
+    };
+    text.chars().take(LONGEST_WARNING).collect()
 }
 
 fn review<'a>(request: &'a Request<'a>, operation: Operation, user: &'a crate::api::Requester) -> Review<'a> {

@@ -24,7 +24,7 @@ const NUMBERED: [u32; 48] = [
     34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 46, 47, 50, 51, 52,
 ];
 /// Directories that are about something else than one rule.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "mutation",
     "policies",
     "scope-refused",
@@ -35,6 +35,7 @@ const OTHERS: [&str; 10] = [
     "unknown-request",
     "unreadable-policy",
     "updates",
+    "waivers",
 ];
 
 fn root() -> PathBuf {

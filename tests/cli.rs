@@ -13,6 +13,8 @@ mod docs;
 mod layers;
 #[path = "cli/lint.rs"]
 mod lint;
+#[path = "cli/waivers.rs"]
+mod waivers;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

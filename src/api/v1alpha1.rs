@@ -3,17 +3,19 @@
 mod agent_identity;
 mod agent_policy;
 mod agent_task;
+mod policy_waiver;
 mod task_scope;
 
 pub use agent_identity::{ActsFor, AgentIdentity, AgentIdentitySpec, AgentIdentityStatus};
 pub use agent_policy::{
-    Action, AgentPolicy, AgentPolicySpec, AllowedSecretKey, ClusterAgentPolicy, ClusterAgentPolicySpec, Guardrails, Mode,
-    Profile, RuleSetting, Workloads,
+    Action, AgentPolicy, AgentPolicySpec, AgentPolicyStatus, AllowedSecretKey, ClusterAgentPolicy, ClusterAgentPolicySpec,
+    Guardrails, HonouredWaivers, Mode, Profile, RuleSetting, Violations, Workloads,
 };
 pub use agent_task::{
     AcceptedRisk, AgentTask, AgentTaskSpec, AgentTaskStatus, End, EndReason, Grant, IssuedCredential, Narrowing, Person, Phase,
     Requester,
 };
+pub use policy_waiver::{PolicyWaiver, PolicyWaiverSpec, PolicyWaiverStatus, WaivedObject};
 pub use task_scope::{Credential, KubernetesGrant, SecretKey, ServiceAccountToken, Subject, TaskScope, TaskScopeSpec};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -25,7 +27,14 @@ use super::value::duration_pattern;
 /// Every CustomResourceDefinition of Mandate, in the order of their names.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    let mut all = vec![AgentIdentity::crd(), AgentPolicy::crd(), AgentTask::crd(), ClusterAgentPolicy::crd(), TaskScope::crd()];
+    let mut all = vec![
+        AgentIdentity::crd(),
+        AgentPolicy::crd(),
+        AgentTask::crd(),
+        ClusterAgentPolicy::crd(),
+        PolicyWaiver::crd(),
+        TaskScope::crd(),
+    ];
     all.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     all.into_iter().map(polished).collect()
 }

@@ -136,7 +136,12 @@ fn check(known: &Known, document: &Document, namespace: &str, now: Timestamp) ->
             }
             _ => true,
         })
-        .map(|finding| Finding { at: root.locate(&finding.path), found: finding })
+        .map(|mut finding| {
+            if let Some(waiver) = &finding.waiver {
+                finding.message = format!("{}; {waiver}", finding.message);
+            }
+            Finding { at: root.locate(&finding.path), found: finding }
+        })
         .collect();
     findings.sort_by(|a, b| (a.at, a.found.rule, &a.found.path).cmp(&(b.at, b.found.rule, &b.found.path)));
     Object { findings, ..object }

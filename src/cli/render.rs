@@ -79,6 +79,7 @@ fn example() -> Report {
             message: message.to_owned(),
             help: "remove it".to_owned(),
             policy: "P".to_owned(),
+            waiver: None,
         },
     };
     let object = |file: &str, name: &str, findings| Object {

@@ -4,6 +4,7 @@
 //! readiness fails first, requests under way are answered, and the Lease is given back so
 //! that a successor begins at once.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
@@ -182,7 +183,7 @@ async fn work(process: &Process, args: ControllerArgs, ready: Handle) -> anyhow:
     let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| install::CONTROLLER.to_owned());
     let instance = lease::identity(&pod);
     if !args.leader_elect {
-        return Ok(controller::run(client.clone(), instance, metrics.clone(), ready, stop.clone()).await?);
+        return Ok(controller::run(client.clone(), instance, guarded(common), metrics.clone(), ready, stop.clone()).await?);
     }
     let mut ready = Some(ready);
     let mut hold = std::pin::pin!(lease::hold(
@@ -204,7 +205,7 @@ async fn work(process: &Process, args: ControllerArgs, ready: Handle) -> anyhow:
     let Some(held) = held else { return Ok(()) };
     let ready = ready.unwrap_or_else(|| readiness.handle("controller"));
     tokio::select! {
-        result = controller::run(client.clone(), instance.clone(), metrics.clone(), ready, stop.clone()) => {
+        result = controller::run(client.clone(), instance.clone(), guarded(common), metrics.clone(), ready, stop.clone()) => {
             held.release().await;
             Ok(result?)
         }
@@ -212,13 +213,16 @@ async fn work(process: &Process, args: ControllerArgs, ready: Handle) -> anyhow:
     }
 }
 
+fn guarded(common: &Common) -> BTreeSet<String> {
+    common.guarded.iter().cloned().collect()
+}
+
 async fn review(process: &Process, args: WebhookArgs, certified: Handle) -> anyhow::Result<()> {
     let Process { common, impersonate: _, metrics, readiness, stop } = process;
     let client = process.client(install::WEBHOOK).await?;
     let controller =
         args.controller_user.unwrap_or_else(|| format!("system:serviceaccount:{}:{}", common.namespace, install::CONTROLLER));
-    let shared =
-        Arc::new(RwLock::new(World { controller, guarded: common.guarded.iter().cloned().collect(), ..World::default() }));
+    let shared = Arc::new(RwLock::new(World { controller, guarded: guarded(common), ..World::default() }));
     let settings = match (args.cert_file, args.key_file) {
         (Some(cert), Some(key)) => Settings::Files(Files::new(cert, key)),
         _ => {

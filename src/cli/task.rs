@@ -28,16 +28,16 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct Cluster {
+pub(super) struct Cluster {
     /// Namespace [default: the kubeconfig context's]
     #[arg(short, long)]
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     /// kubeconfig file [default: as kubectl]
     #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
+    pub(super) kubeconfig: Option<PathBuf>,
     /// Context of the kubeconfig
     #[arg(long)]
-    context: Option<String>,
+    pub(super) context: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

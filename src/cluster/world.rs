@@ -14,10 +14,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use tracing::warn;
 
 use super::read::Read;
-use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, TaskScope};
+use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, PolicyWaiver, TaskScope};
 use crate::decide::world::{Loaded, Task, World};
 use crate::serve::Readiness;
 use crate::serve::readiness::Handle;
@@ -29,13 +30,34 @@ pub type Shared = Arc<RwLock<World>>;
 /// ends, which none does.
 pub async fn keep(client: Client, world: Shared, readiness: &Readiness) {
     let watches = [
-        tokio::spawn(watch::<AgentIdentity>(client.clone(), world.clone(), readiness.handle("agentidentities"))),
-        tokio::spawn(watch::<TaskScope>(client.clone(), world.clone(), readiness.handle("taskscopes"))),
-        tokio::spawn(watch::<AgentTask>(client.clone(), world.clone(), readiness.handle("agenttasks"))),
-        tokio::spawn(watch::<AgentPolicy>(client.clone(), world.clone(), readiness.handle("agentpolicies"))),
-        tokio::spawn(watch::<ClusterAgentPolicy>(client, world, readiness.handle("clusteragentpolicies"))),
+        tokio::spawn(watch::<AgentIdentity>(client.clone(), world.clone(), readiness.handle("agentidentities"), None)),
+        tokio::spawn(watch::<TaskScope>(client.clone(), world.clone(), readiness.handle("taskscopes"), None)),
+        tokio::spawn(watch::<AgentTask>(client.clone(), world.clone(), readiness.handle("agenttasks"), None)),
+        tokio::spawn(watch::<AgentPolicy>(client.clone(), world.clone(), readiness.handle("agentpolicies"), None)),
+        tokio::spawn(watch::<ClusterAgentPolicy>(client.clone(), world.clone(), readiness.handle("clusteragentpolicies"), None)),
+        tokio::spawn(watch::<PolicyWaiver>(client, world, readiness.handle("policywaivers"), None)),
     ];
     let _ = select_all(watches).await;
+}
+
+/// Keeps what pods that stand are judged by current, for as long as the future lives, and
+/// tells `news` whenever policies or waivers may have changed. What is waited for is waited
+/// for from the call on.
+pub fn keep_for_scan(
+    client: Client,
+    world: Shared,
+    readiness: &Readiness,
+    news: &Arc<Notify>,
+) -> impl Future<Output = ()> + use<> {
+    let told = || Some(news.clone());
+    let tasks = watch::<AgentTask>(client.clone(), world.clone(), readiness.handle("agenttasks"), None);
+    let policies = watch::<AgentPolicy>(client.clone(), world.clone(), readiness.handle("agentpolicies"), told());
+    let cluster_policies =
+        watch::<ClusterAgentPolicy>(client.clone(), world.clone(), readiness.handle("clusteragentpolicies"), told());
+    let waivers = watch::<PolicyWaiver>(client, world, readiness.handle("policywaivers"), told());
+    async {
+        tokio::join!(tasks, policies, cluster_policies, waivers);
+    }
 }
 
 /// Looks a task and its agent up, for where the watches may lag behind, and takes them in.
@@ -70,7 +92,7 @@ trait Kept: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send
     fn remove(world: &mut World, namespace: &str, name: &str);
 }
 
-async fn watch<K: Kept>(client: Client, world: Shared, ready: Handle) {
+async fn watch<K: Kept>(client: Client, world: Shared, ready: Handle, news: Option<Arc<Notify>>) {
     let mut stream = watcher(Api::<Read<K>>::all(client), watcher::Config::default()).default_backoff().boxed();
     let mut ready = Some(ready);
     let mut fresh: Vec<Read<K>> = vec![];
@@ -92,6 +114,9 @@ async fn watch<K: Kept>(client: Client, world: Shared, ready: Handle) {
                 K::remove(&mut write(&world), &object.namespace().unwrap_or_default(), &object.name_any());
             }
             Err(error) => warn!(%error, kind = %K::kind(&()), "a watch failed and is tried again"),
+        }
+        if let Some(news) = &news {
+            news.notify_one();
         }
     }
 }
@@ -195,5 +220,26 @@ impl Kept for ClusterAgentPolicy {
     }
     fn remove(world: &mut World, _: &str, name: &str) {
         world.cluster_policies.remove(name);
+    }
+}
+
+impl Kept for PolicyWaiver {
+    fn clear(world: &mut World) {
+        for here in world.namespaces.values_mut() {
+            here.waivers.clear();
+        }
+    }
+    fn put(world: &mut World, namespace: &str, name: String, object: Result<Self, String>) {
+        let here = world.namespaces.entry(namespace.to_owned()).or_default();
+        match object {
+            Ok(waiver) => here.put_waiver(name, &waiver),
+            // One that cannot be read waives nothing.
+            Err(_) => _ = here.waivers.remove(&name),
+        }
+    }
+    fn remove(world: &mut World, namespace: &str, name: &str) {
+        if let Some(here) = world.namespaces.get_mut(namespace) {
+            here.waivers.remove(name);
+        }
     }
 }

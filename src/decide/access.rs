@@ -4,10 +4,13 @@
 //! may hold: whoever is inside reads the task's tokens. The request says the name of the pod
 //! alone, so whoever calls has looked the pod up; its labels are all that is needed.
 
+use jiff::Timestamp;
+
 use super::admit::{self, Review};
 use super::finding::{Finding, Verdict};
 use super::pod;
 use super::rule::ACCESS_TO_TASK_POD;
+use super::waive::{Waivers, Word, identities};
 use super::world::World;
 use crate::api::Requester;
 
@@ -19,14 +22,16 @@ pub fn matters(world: &World, namespace: &str) -> bool {
 }
 
 /// Judges a connection to the pod that is the review's object.
-pub(super) fn access(world: &World, review: &Review<'_>) -> Verdict {
+pub(super) fn access(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
     let Some(task) = pod::task_label(review.object) else { return Verdict::default() };
     let (asked, broken) = world.asked_of_pods(review.namespace);
     let Review { subresource, name, user, .. } = review;
+    let pod = identities(admit::identity(review, review.object), review.object, Word::Of(&user.username));
+    let waivers = Waivers::over(world, review.namespace, &pod, now);
     let mut findings = vec![];
     for policy in &asked {
         let allowed = called(user).any(|name| admit::allows(policy, &ACCESS_TO_TASK_POD, &name));
-        if let Some(severity) = admit::severity(&ACCESS_TO_TASK_POD, policy).filter(|_| !allowed) {
+        if let Some((severity, waiver)) = admit::weight(&ACCESS_TO_TASK_POD, policy, &waivers).filter(|_| !allowed) {
             let finding = Finding {
                 rule: ACCESS_TO_TASK_POD.id,
                 severity,
@@ -36,6 +41,7 @@ pub(super) fn access(world: &World, review: &Review<'_>) -> Verdict {
                     "read the pod's logs, start a task of your own, or have a policy's `allow` name you (`user:<name>` or `group:<name>`)"
                         .to_owned(),
                 policy: policy.policy.clone(),
+                waiver,
             };
             admit::add(&mut findings, 0, finding);
         }

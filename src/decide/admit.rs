@@ -19,9 +19,12 @@ use super::json::{Read as _, Value};
 use super::pod;
 use super::rule::{Claim, Found, Level, RULES, Rule};
 use super::site::{self, On, Ready, Root, Scene, Subject};
+use super::waive::{self, Identity, Waivers, Word};
 use super::workload;
 use super::world::{Asked, DEFAULT_TOKEN, SHORTEST_TOKEN, World};
-use crate::api::{Action, AgentTask, ClusterAgentPolicySpec, Mode, Profile, Requester, TaskScope, Workloads, names};
+use crate::api::{
+    Action, AgentTask, ClusterAgentPolicySpec, Mode, PolicyWaiver, Profile, Requester, TaskScope, Workloads, names,
+};
 
 /// One admission request.
 #[derive(Clone, Copy, Debug)]
@@ -65,9 +68,10 @@ pub fn admit(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
         ("", "secrets", "") => secret(world, review, now),
         (crate::api::GROUP, "agenttasks", "") => task(world, review),
         (crate::api::GROUP, "taskscopes", "") => scope(world, review),
+        (crate::api::GROUP, "policywaivers", "") => waiver(world, review, now),
         // The other kinds of Mandate are held by their schemas alone.
         (crate::api::GROUP, "agentidentities" | "agentpolicies" | "clusteragentpolicies", "") => Verdict::default(),
-        ("", "pods", _) if review.operation == Operation::Connect => access::access(world, review),
+        ("", "pods", _) if review.operation == Operation::Connect => access::access(world, review, now),
         // Kinds with a template of Kubernetes' core; those of other groups an installation names.
         ("", "podtemplates" | "replicationcontrollers", "") => other_verdict(world, review, now),
         (group, _, "") if !matches!(group, "" | crate::api::GROUP) => other_verdict(world, review, now),
@@ -88,7 +92,15 @@ fn unknown_request(review: &Review<'_>) -> Verdict {
 }
 
 pub(super) fn always(rule: &'static str, path: &str, message: String, help: &str) -> Finding {
-    Finding { rule, severity: Severity::Deny, path: path.to_owned(), message, help: help.to_owned(), policy: MANDATE.to_owned() }
+    Finding {
+        rule,
+        severity: Severity::Deny,
+        path: path.to_owned(),
+        message,
+        help: help.to_owned(),
+        policy: MANDATE.to_owned(),
+        waiver: None,
+    }
 }
 
 /// What a finding weighs under one policy; none where the policy does not look.
@@ -114,6 +126,15 @@ pub(super) fn allows(policy: &Asked, rule: &Rule, name: &str) -> bool {
     policy.workloads.setting(rule.id).is_some_and(|setting| setting.allows(name))
 }
 
+/// What a finding weighs under one policy, and the waiver that made it lighter.
+pub(super) fn weight(rule: &Rule, policy: &Asked, waivers: &Waivers<'_>) -> Option<(Severity, Option<waive::Waived>)> {
+    let severity = severity(rule, policy)?;
+    Some(match waivers.covering(rule.id, policy) {
+        Some(waived) => (severity.min(Severity::Warn), Some(waived)),
+        None => (severity, None),
+    })
+}
+
 /// Adds a finding at a place whose findings begin at `first`; where two policies find the same,
 /// the graver one stays.
 pub(super) fn add(findings: &mut Vec<Finding>, first: usize, new: Finding) {
@@ -126,30 +147,32 @@ pub(super) fn add(findings: &mut Vec<Finding>, first: usize, new: Finding) {
 }
 
 /// Everything that the rules find in one object, under every policy that holds.
-fn examine(subject: &Subject<'_>, asked: &[Asked]) -> Vec<Finding> {
+fn examine(subject: &Subject<'_>, asked: &[Asked], waivers: &Waivers<'_>) -> Vec<Finding> {
     let mut findings = vec![];
-    site::program().walk(subject, &mut |site, scene| at_site(site, scene, asked, &mut findings));
+    site::program().walk(subject, &mut |site, scene| at_site(site, scene, asked, waivers, &mut findings));
     for rule in RULES.iter().filter(|_| subject.on == On::Pod) {
         let Some(code) = rule.code else { continue };
         let mut found = vec![];
         (code.look)(subject, &mut found);
         for Found { path, message, help, allow } in found {
             let first = findings.len();
-            let new = |severity, policy: &str| Finding {
+            let new = |(severity, waiver), policy: &str| Finding {
                 rule: rule.id,
                 severity,
                 path: path.clone(),
                 message: message.clone(),
                 help: help.clone(),
                 policy: policy.to_owned(),
+                waiver,
             };
             if rule.level == Level::Always {
-                add(&mut findings, first, new(Severity::Deny, MANDATE));
+                add(&mut findings, first, new((Severity::Deny, None), MANDATE));
                 continue;
             }
             for policy in asked {
-                if let Some(severity) = severity(rule, policy).filter(|_| allow.is_empty() || !allows(policy, rule, &allow)) {
-                    add(&mut findings, first, new(severity, &policy.policy));
+                let weight = weight(rule, policy, waivers).filter(|_| allow.is_empty() || !allows(policy, rule, &allow));
+                if let Some(weight) = weight {
+                    add(&mut findings, first, new(weight, &policy.policy));
                 }
             }
         }
@@ -157,16 +180,16 @@ fn examine(subject: &Subject<'_>, asked: &[Asked]) -> Vec<Finding> {
     findings
 }
 
-fn at_site(site: &Ready, scene: &Scene<'_, '_>, asked: &[Asked], findings: &mut Vec<Finding>) {
+fn at_site(site: &Ready, scene: &Scene<'_, '_>, asked: &[Asked], waivers: &Waivers<'_>, findings: &mut Vec<Finding>) {
     let rule = site.rule;
     let first = findings.len();
-    let finding = |severity, workloads: &Workloads, policy: &str| {
+    let finding = |(severity, waiver), workloads: &Workloads, policy: &str| {
         let (path, message, help) = site::told(site, scene, workloads);
-        Finding { rule: rule.id, severity, path, message, help, policy: policy.to_owned() }
+        Finding { rule: rule.id, severity, path, message, help, policy: policy.to_owned(), waiver }
     };
     if rule.level == Level::Always {
         if site.is_broken(scene, &Workloads::BUILT_IN, None) {
-            add(findings, first, finding(Severity::Deny, &Workloads::BUILT_IN, MANDATE));
+            add(findings, first, finding((Severity::Deny, None), &Workloads::BUILT_IN, MANDATE));
         }
         return;
     }
@@ -177,8 +200,8 @@ fn at_site(site: &Ready, scene: &Scene<'_, '_>, asked: &[Asked], findings: &mut 
             continue;
         }
         let allowed = site.allowable(scene).is_some_and(|text| allows(policy, rule, text));
-        if let Some(severity) = severity(rule, policy).filter(|_| !allowed) {
-            add(findings, first, finding(severity, &policy.workloads, &policy.policy));
+        if let Some(weight) = weight(rule, policy, waivers).filter(|_| !allowed) {
+            add(findings, first, finding(weight, &policy.workloads, &policy.policy));
         }
     }
 }
@@ -189,20 +212,69 @@ const MANDATE: &str = "Mandate";
 /// An object of any kind as it stands in a manifest: what would be found in it, and in the
 /// pods that are made from it. Its namespace is its own, or `default`.
 pub fn judge(world: &World, object: &Value<'_>, now: Timestamp) -> Verdict {
-    let name = object.member("metadata").map_or("", |metadata| metadata.text("name"));
     let on = On::of_kind(object.text("apiVersion"), object.text("kind"));
     let namespace = on.map_or_else(|| site::namespace(object), |on| on.namespace(object));
-    Verdict::new(object_findings(world, Reviewed { namespace, name, on, object, unadmitted: true }, now))
+    let itself = Identity::new(group_of(object), object.text("kind"), name_of(object));
+    Verdict::new(object_findings(world, Reviewed { namespace, itself, word: Word::Nobody, on, object, unadmitted: true }, now))
+}
+
+/// Every finding that one policy, or Mandate itself where none is given, has in an object that
+/// stands in the cluster. Those of other policies are not among them.
+#[must_use]
+pub fn stands(
+    world: &World,
+    namespace: &str,
+    itself: Identity<'_>,
+    object: &Value<'_>,
+    policy: Option<&Asked>,
+    now: Timestamp,
+) -> Vec<Finding> {
+    let on = On::ALL.iter().copied().find(|on| on.kind() == itself.kind && on.resource().0 == itself.group);
+    let reviewed = Reviewed { namespace, itself, word: Word::Cluster, on, object, unadmitted: false };
+    let mut findings = found_under(world, &reviewed, policy.map_or(&[], std::slice::from_ref), now);
+    findings.retain(|finding| (finding.policy == MANDATE) == policy.is_none());
+    findings
+}
+
+fn group_of<'a>(object: &'a Value<'a>) -> &'a str {
+    object.text("apiVersion").split_once('/').map_or("", |(group, _)| group)
+}
+
+fn name_of<'a>(object: &'a Value<'a>) -> &'a str {
+    object.member("metadata").map_or("", |metadata| metadata.text("name"))
 }
 
 /// One object, as far as the rules look at it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Debug)]
 struct Reviewed<'a> {
     namespace: &'a str,
-    name: &'a str,
+    /// What waivers know it as.
+    itself: Identity<'a>,
+    /// On whose word it was made from something.
+    word: Word<'a>,
     on: Option<On>,
     object: &'a Value<'a>,
     unadmitted: bool,
+}
+
+impl<'a> Reviewed<'a> {
+    /// The object of a request, as it is to be or as it was.
+    fn of(review: &Review<'a>, object: &'a Value<'a>) -> Self {
+        let on = On::of_resource(review.group, review.resource, review.subresource);
+        let word = Word::Of(&review.user.username);
+        Self { namespace: review.namespace, itself: identity(review, object), word, on, object, unadmitted: false }
+    }
+}
+
+/// What waivers know the object of a request as: of a subresource it is the whole.
+pub(super) fn identity<'a>(review: &Review<'a>, object: &'a Value<'a>) -> Identity<'a> {
+    let (group, kind) = match (review.group, review.resource) {
+        ("", "pods") => ("", "Pod"),
+        ("", "serviceaccounts") => ("", "ServiceAccount"),
+        (group, _) => (group, object.text("kind")),
+    };
+    // The API server may have made the name after it made the request.
+    Identity::new(group, kind, if review.name.is_empty() { name_of(object) } else { review.name })
 }
 
 /// Whether pods can be made from objects of a kind: from those that rules look at themselves
@@ -211,22 +283,39 @@ fn makes_pods(on: Option<On>) -> bool {
     matches!(on, None | Some(On::StatefulSet))
 }
 
-/// Everything wrong with an object of any kind, and with the templates in it.
+/// Everything wrong with an object of any kind, and with the templates in it, under every
+/// policy that holds.
 fn object_findings(world: &World, reviewed: Reviewed<'_>, now: Timestamp) -> Vec<Finding> {
-    let Reviewed { namespace, name, on, object, unadmitted } = reviewed;
-    let (asked, broken) = world.asked_of_pods(namespace);
-    let subject = Subject { root: Root::Object(object, ""), on: On::Pod, name, namespace, unadmitted, task: None, world };
-    let mut findings = match on {
-        Some(On::Pod) => examine_pod(subject, &asked, now),
-        Some(on) => examine(&Subject { on, ..subject }, &asked),
+    let (asked, broken) = world.asked_of_pods(reviewed.namespace);
+    let mut findings = found_under(world, &reviewed, &asked, now);
+    if !broken.is_empty() && (reviewed.on.is_some() || !workload::templates(reviewed.object).is_empty()) {
+        findings.extend(broken_policies(broken));
+    }
+    findings
+}
+
+/// The same under these policies, of those that can be read.
+fn found_under(world: &World, reviewed: &Reviewed<'_>, asked: &[Asked], now: Timestamp) -> Vec<Finding> {
+    let Reviewed { namespace, itself, word, on, object, unadmitted } = reviewed;
+    let waivers = Waivers::over(world, namespace, &waive::identities(itself.clone(), object, *word), now);
+    let subject = Subject {
+        root: Root::Object(object, ""),
+        on: On::Pod,
+        name: &itself.name,
+        namespace,
+        unadmitted: *unadmitted,
+        task: None,
+        world,
+    };
+    let mut findings = match *on {
+        Some(On::Pod) => examine_pod(subject, asked, &waivers, now),
+        Some(on) => examine(&Subject { on, ..subject }, asked, &waivers),
         None => vec![],
     };
-    let templates = if makes_pods(on) { workload::templates(object) } else { vec![] };
+    let templates = if makes_pods(*on) { workload::templates(object) } else { vec![] };
     for template in &templates {
-        findings.extend(examine_pod(Subject { root: template.root(), name: "", unadmitted: true, ..subject }, &asked, now));
-    }
-    if on.is_some() || !templates.is_empty() {
-        findings.extend(broken_policies(broken));
+        let pod = Subject { root: template.root(), name: "", unadmitted: true, ..subject };
+        findings.extend(examine_pod(pod, asked, &waivers, now));
     }
     findings
 }
@@ -247,9 +336,7 @@ pub(super) fn broken_policies(broken: Vec<(String, String)>) -> impl Iterator<It
 /// pods will meet, so that an object which makes no pod yet is never in the way.
 fn other_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
     let on = On::of_resource(review.group, review.resource, review.subresource);
-    let of = |object| {
-        object_findings(world, Reviewed { namespace: review.namespace, name: review.name, on, object, unadmitted: false }, now)
-    };
+    let of = |object| object_findings(world, Reviewed::of(review, object), now);
     let mut findings = only_new(of(review.object), review.old.map(of));
     if makes_pods(on) {
         findings.iter_mut().filter(|finding| finding.severity == Severity::Deny).for_each(|finding| {
@@ -274,13 +361,8 @@ fn only_new(mut findings: Vec<Finding>, before: Option<Vec<Finding>>) -> Vec<Fin
 }
 
 fn pod_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
-    let of = |object| {
-        object_findings(
-            world,
-            Reviewed { namespace: review.namespace, name: review.name, on: Some(On::Pod), object, unadmitted: false },
-            now,
-        )
-    };
+    // A container that is added later is judged as a part of the pod.
+    let of = |object| object_findings(world, Reviewed { on: Some(On::Pod), ..Reviewed::of(review, object) }, now);
     let old = review.old.filter(|_| review.operation == Operation::Update);
     let mut findings = only_new(of(review.object), old.map(of));
     if let Some(old) = old {
@@ -300,7 +382,7 @@ fn pod_verdict(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
 }
 
 /// Everything wrong with a pod or the template of one, by these policies.
-fn examine_pod(pod: Subject<'_>, asked: &[Asked], now: Timestamp) -> Vec<Finding> {
+fn examine_pod(pod: Subject<'_>, asked: &[Asked], waivers: &Waivers<'_>, now: Timestamp) -> Vec<Finding> {
     let Subject { root, namespace, world, .. } = pod;
     let label = root.member("metadata").and_then(|metadata| metadata.at(&["labels", names::TASK_LABEL])).and_then(Value::as_str);
     let task = label.and_then(|name| world.task(namespace, name));
@@ -309,7 +391,7 @@ fn examine_pod(pod: Subject<'_>, asked: &[Asked], now: Timestamp) -> Vec<Finding
         Some(task) => world.usable(namespace, name, task, now).err(),
     });
     let claim = label.map(|name| Claim { name, task, unusable: unusable.as_deref() });
-    examine(&Subject { task: claim, ..pod }, asked)
+    examine(&Subject { task: claim, ..pod }, asked, waivers)
 }
 
 /// Seconds that pass at most between the two webhooks.
@@ -434,6 +516,33 @@ fn scope(world: &World, review: &Review<'_>) -> Verdict {
         Ok(questions) => Verdict { findings: vec![], questions },
         Err(because) => Verdict::new(vec![always("scope-refused", "spec.kubernetes.rules", because.message, "")]),
     }
+}
+
+/// A waiver: whether it can ever count, and whether it does now.
+fn waiver(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
+    if review.operation == Operation::Update {
+        return Verdict::default(); // immutable but for an earlier end: held by the schema
+    }
+    let waiver: PolicyWaiver = match read(review.object) {
+        Ok(waiver) => waiver,
+        Err(finding) => return Verdict::new(vec![*finding]),
+    };
+    let Some(known) = waive::Waiver::of(&waiver) else { return Verdict::default() };
+    if known.is_expired(now) {
+        return Verdict::new(vec![always(
+            "waiver-refused",
+            "spec.expiresAt",
+            format!("the waiver would be over before it begins: `{}` is past", known.expires_at),
+            "set `expiresAt` to a time that is to come, such as a few days from now, or leave the waiver out",
+        )]);
+    }
+    let effect = waive::effect(world, review.namespace, &known, now);
+    if effect.reason == "Honoured" {
+        return Verdict::default();
+    }
+    // GitOps applies in any order: the policy may come after the waiver.
+    let help = "ask the owner of the ClusterAgentPolicy for `waivers` with these rules and a `maxLife` that is long enough";
+    Verdict::new(vec![Finding { severity: Severity::Warn, ..always("waiver-not-honoured", "spec", effect.message, help) }])
 }
 
 /// The finding that a "no" to a question of a scope or task makes.

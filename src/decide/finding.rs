@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 use serde::Serialize;
 
 use super::check::Question;
+use super::waive::Waived;
 
 /// How much a finding weighs, lightest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -17,6 +18,18 @@ pub enum Severity {
     Warn,
     /// Refused.
     Deny,
+}
+
+impl Severity {
+    /// The word for it, as it is serialized.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Warn => "warn",
+            Self::Deny => "deny",
+        }
+    }
 }
 
 /// One thing that is wrong with an object.
@@ -34,11 +47,14 @@ pub struct Finding {
     pub help: String,
     /// The policy that asks for it.
     pub policy: String,
+    /// The waiver that lets it pass, where one does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiver: Option<Waived>,
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rule, path, message, help, policy, severity: _ } = self;
+        let Self { rule, path, message, help, policy, waiver, severity: _ } = self;
         if path.is_empty() {
             write!(f, "[{rule}] {message}")?;
         } else {
@@ -47,7 +63,8 @@ impl fmt::Display for Finding {
         if !help.is_empty() {
             write!(f, "; help: {help}")?;
         }
-        write!(f, " ({policy})")
+        write!(f, " ({policy})")?;
+        waiver.as_ref().map_or(Ok(()), |waiver| write!(f, "; {waiver}"))
     }
 }
 

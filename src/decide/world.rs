@@ -6,8 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 
 use super::related::Related;
+use super::waive::Waiver;
 use crate::api::{
-    AgentIdentity, AgentPolicySpec, AgentTask, ClusterAgentPolicySpec, Guardrails, Mode, Phase, TaskScope, Workloads, names,
+    AgentIdentity, AgentPolicySpec, AgentTask, ClusterAgentPolicySpec, Guardrails, HonouredWaivers, Mode, Phase, PolicyWaiver,
+    TaskScope, Workloads, names,
 };
 
 /// The API server issues no token that lives shorter, in seconds.
@@ -46,6 +48,8 @@ pub struct Namespace {
     /// ServiceAccounts by name, where they are looked at: the webhook sees what they bring in
     /// the pod itself.
     pub accounts: BTreeMap<String, Account>,
+    /// PolicyWaivers by name. One that cannot be read is not there: it waives nothing.
+    pub waivers: BTreeMap<String, Waiver>,
 }
 
 /// What a ServiceAccount brings to its pods.
@@ -125,6 +129,8 @@ pub struct Asked {
     pub mode: Mode,
     /// What it asks.
     pub workloads: Workloads,
+    /// Which waivers count against it: each entry is what one ClusterAgentPolicy honours.
+    pub honours: Vec<HonouredWaivers>,
 }
 
 impl World {
@@ -136,14 +142,22 @@ impl World {
     pub fn asked_of_pods(&self, namespace: &str) -> (Vec<Asked>, Vec<(String, String)>) {
         let mut asked = vec![];
         let mut broken = vec![];
-        let mut take = |policy: String, guardrails: &Guardrails| {
-            guardrails.workloads.clone().map(|workloads| asked.push(Asked { policy, mode: guardrails.mode, workloads })).is_some()
+        // Against a ClusterAgentPolicy count the waivers that it honours itself; the others have
+        // no say of their own.
+        let everywhere: Vec<HonouredWaivers> =
+            self.cluster_policies_in(namespace).filter_map(|(_, spec)| spec.waivers.clone()).collect();
+        let mut take = |policy: String, guardrails: &Guardrails, honours: Vec<HonouredWaivers>| {
+            let Some(workloads) = guardrails.workloads.clone() else { return false };
+            asked.push(Asked { policy, mode: guardrails.mode, workloads, honours });
+            true
         };
         let mut spoken_for = false;
         for (name, policy) in &self.cluster_policies {
             let named = || format!("ClusterAgentPolicy {name}");
             match policy {
-                Loaded::Readable(spec) if spec.holds_in(namespace) => spoken_for |= take(named(), &spec.guardrails),
+                Loaded::Readable(spec) if spec.holds_in(namespace) => {
+                    spoken_for |= take(named(), &spec.guardrails, spec.waivers.iter().cloned().collect());
+                }
                 Loaded::Readable(_) => {}
                 Loaded::Broken(why) => broken.push((named(), why.clone())),
             }
@@ -151,12 +165,17 @@ impl World {
         for (name, policy) in self.namespaces.get(namespace).into_iter().flat_map(|here| &here.policies) {
             let named = || format!("AgentPolicy {namespace}/{name}");
             match policy {
-                Loaded::Readable(spec) => _ = take(named(), &spec.guardrails),
+                Loaded::Readable(spec) => _ = take(named(), &spec.guardrails, everywhere.clone()),
                 Loaded::Broken(why) => broken.push((named(), why.clone())),
             }
         }
         if !spoken_for {
-            asked.push(Asked { policy: "built-in policy".to_owned(), mode: Mode::Enforce, workloads: Workloads::BUILT_IN });
+            asked.push(Asked {
+                policy: "built-in policy".to_owned(),
+                mode: Mode::Enforce,
+                workloads: Workloads::BUILT_IN,
+                honours: everywhere,
+            });
         }
         (asked, broken)
     }
@@ -208,6 +227,14 @@ impl World {
 }
 
 impl Namespace {
+    /// Takes in a waiver as it now is; one that is being deleted goes.
+    pub fn put_waiver(&mut self, name: String, waiver: &PolicyWaiver) {
+        match Waiver::of(waiver) {
+            Some(waiver) => _ = self.waivers.insert(name, waiver),
+            None => _ = self.waivers.remove(&name),
+        }
+    }
+
     /// Takes in a task as it now is.
     pub fn put_task(&mut self, name: String, task: Task) {
         self.forget_task(&name);

@@ -15,6 +15,7 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
 
 use super::{CEILING, CERTIFICATE, CONTROLLER, Certificates, Install, REGISTRATION, WEBHOOK};
+use crate::api::names::MANAGER as REPORT;
 use crate::api::{GROUP, KubernetesRule};
 use crate::cluster::certificate::SECRET_TYPE;
 
@@ -60,6 +61,9 @@ const CONTROLLER_EVERYWHERE: &[Right] = &[
     // What tasks are judged by.
     may(READ, GROUP, &["agentidentities", "taskscopes", "agentpolicies", "clusteragentpolicies"]),
     may(&["patch"], GROUP, &["agentidentities/status"]),
+    // What stands against policies, and what waivers are used for.
+    may(READ, GROUP, &["policywaivers"]),
+    may(&["patch"], GROUP, &["agentpolicies/status", "clusteragentpolicies/status", "policywaivers/status"]),
     // To see when something it made is gone or changed. Reading shows no credential.
     may(READ, "", &["serviceaccounts"]),
     may(READ, RBAC, &["roles", "rolebindings"]),
@@ -78,6 +82,11 @@ const CONTROLLER_IN_GUARDED: &[Right] = &[
     may(&["create", "patch", "delete"], RBAC, &["roles", "rolebindings"]),
     // Never get, list or watch: it writes credentials and reads none.
     may(&["create", "patch", "delete"], "", &["secrets"]),
+    // To find what stands against the policies. A pod's spec shows no Secret.
+    may(&["list", "watch"], "", &["pods"]),
+    // To report it, in the one report of this name, to whichever of the two is installed.
+    may(&["get", "create", "patch"], "openreports.io", &["reports"]).only(&[REPORT]),
+    may(&["get", "create", "patch"], "wgpolicyk8s.io", &["policyreports"]).only(&[REPORT]),
 ];
 
 /// The controller, in Mandate's own namespace.
@@ -90,7 +99,7 @@ const CONTROLLER_AT_HOME: &[Right] = &[
 /// The webhook, in the whole cluster.
 const WEBHOOK_EVERYWHERE: &[Right] = &[
     // What it judges by; it changes none of it.
-    may(READ, GROUP, &["agentidentities", "taskscopes", "agenttasks", "agentpolicies", "clusteragentpolicies"]),
+    may(READ, GROUP, &["agentidentities", "taskscopes", "agenttasks", "agentpolicies", "clusteragentpolicies", "policywaivers"]),
     // May the author of a scope do what the scope grants?
     may(&["create"], "authorization.k8s.io", &["subjectaccessreviews"]),
 ];
@@ -130,7 +139,7 @@ const FOR_PEOPLE: &[ForPeople] = &[
     ForPeople {
         name: "mandate-view",
         added_to: "view",
-        rights: &[may(READ, GROUP, &["agentidentities", "taskscopes", "agenttasks", "agentpolicies"])],
+        rights: &[may(READ, GROUP, &["agentidentities", "taskscopes", "agenttasks", "agentpolicies", "policywaivers"])],
     },
     ForPeople {
         name: "mandate-edit",
@@ -145,7 +154,8 @@ const FOR_PEOPLE: &[ForPeople] = &[
             may(
                 &["create", "update", "patch", "delete", "deletecollection"],
                 GROUP,
-                &["agentidentities", "taskscopes", "agentpolicies"],
+                // A waiver counts only where a ClusterAgentPolicy says so.
+                &["agentidentities", "taskscopes", "agentpolicies", "policywaivers"],
             ),
             // To start tasks with any scope of the namespace.
             may(&["use"], GROUP, &["taskscopes"]),
@@ -195,10 +205,10 @@ pub(super) fn of_controller() -> Vec<KubernetesRule> {
         .iter()
         .chain(CONTROLLER_IN_GUARDED)
         .chain([&copies])
-        .map(|Right { group, resources, verbs, names: _ }| KubernetesRule {
+        .map(|Right { group, resources, verbs, names }| KubernetesRule {
             api_groups: own(&[group]),
             resources: own(resources),
-            resource_names: vec![],
+            resource_names: own(names),
             verbs: own(verbs),
         })
         .collect()

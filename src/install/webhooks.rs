@@ -146,10 +146,11 @@ fn validating(install: &Install) -> Vec<Ask> {
             )
         },
         Ask { when: &[("more-than-metadata", MORE_THAN_METADATA)], ..open("custom-workloads", named) },
-        // A task does not change but for `end`, and the other kinds are held by their schemas.
+        // A task does not change but for `end` and a waiver but for an earlier end, and the other
+        // kinds are held by their schemas.
         Ask {
             when: &[("another-spec", "request.operation == 'CREATE' || object.?spec != oldObject.?spec")],
-            ..everywhere("resources", vec![own(WRITE, &["taskscopes"]), own(CREATE, &["agenttasks"])])
+            ..everywhere("resources", vec![own(WRITE, &["taskscopes"]), own(CREATE, &["agenttasks", "policywaivers"])])
         },
     ];
     asks.into_iter().filter(|ask| !ask.rules.is_empty()).collect()

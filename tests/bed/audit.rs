@@ -3,6 +3,7 @@
 //! The log knows metadata only, no bodies: neither a Secret nor a token ever gets
 //! into it. Health checks, and reads of Events and Leases, are left out.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
@@ -43,6 +44,8 @@ pub struct Call {
     pub name: String,
     /// The HTTP status of the answer.
     pub code: u16,
+    /// What admission wrote about it, by `<webhook>/<key>`.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Call {
@@ -86,6 +89,7 @@ struct Event {
     impersonated_user: Option<User>,
     object_ref: Object,
     response_status: Status,
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -119,7 +123,7 @@ impl Event {
 
 impl From<Event> for Call {
     fn from(event: Event) -> Call {
-        let Event { stage: _, verb, user, impersonated_user, object_ref, response_status } = event;
+        let Event { stage: _, verb, user, impersonated_user, object_ref, response_status, annotations } = event;
         Call {
             user: impersonated_user.unwrap_or(user).username,
             verb,
@@ -129,6 +133,7 @@ impl From<Event> for Call {
             namespace: object_ref.namespace,
             name: object_ref.name,
             code: response_status.code,
+            annotations,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use json_patch::Patch;
-use mandate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Requester, TaskScope};
+use mandate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, PolicyWaiver, Requester, TaskScope};
 use mandate::decide::admit::{Operation, Review, admit, judge};
 use mandate::decide::finding::{Finding, Verdict};
 use mandate::decide::mutate::{Changes, mutate};
@@ -126,6 +126,8 @@ struct Expected {
     /// A fragment of the message.
     message: String,
     policy: Option<String>,
+    /// The waiver that lets it pass, as `namespace/name`; of none that is named nothing may be.
+    waiver: Option<String>,
 }
 
 impl Case {
@@ -248,6 +250,7 @@ impl Request {
             (None, Some("TaskScope")) => ("mandate.dev", "taskscopes", ""),
             (None, Some("AgentIdentity")) => ("mandate.dev", "agentidentities", ""),
             (None, Some("AgentPolicy")) => ("mandate.dev", "agentpolicies", ""),
+            (None, Some("PolicyWaiver")) => ("mandate.dev", "policywaivers", ""),
             (None, Some("ClusterAgentPolicy")) => ("mandate.dev", "clusteragentpolicies", ""),
             (None, kind) => On::of_kind(self.object["apiVersion"].as_str().unwrap_or_default(), kind.unwrap_or_default())
                 .map(|on| (on.resource().0, on.resource().2, on.resource().3))
@@ -338,6 +341,8 @@ fn known(manifests: &[Json]) -> Result<World, String> {
             }
             "TaskScope" => _ = here.scopes.insert(name.clone(), serde_json::from_value::<TaskScope>(manifest).map_err(whole)?),
             "AgentTask" => here.put_task(name.clone(), Task::of(&serde_json::from_value::<AgentTask>(manifest).map_err(whole)?)),
+            // One that cannot be read waives nothing.
+            "PolicyWaiver" => _ = serde_json::from_value::<PolicyWaiver>(manifest).map(|waiver| here.put_waiver(name, &waiver)),
             _ => return Err(format!("Mandate has no kind `{kind}`")),
         }
     }
@@ -350,11 +355,12 @@ fn compare(verdict: &Verdict, expected: &Detail) -> Result<(), String> {
         && expected.findings.iter().zip(findings).all(|(expected, found)| fits(expected, found));
     if !fits {
         let mut text = "findings are\n".to_owned();
-        for Finding { rule, severity, path, message, policy, help: _ } in findings {
+        for Finding { rule, severity, path, message, policy, waiver, help: _ } in findings {
             let severity = serde_json::to_value(severity).unwrap();
+            let waiver = waiver.as_ref().map(|waived| format!(", waiver: {}", waived.waiver)).unwrap_or_default();
             let _ = writeln!(
                 text,
-                "  - {{rule: {rule}, severity: {}, path: \"{path}\", message: \"{message}\"}} # {policy}",
+                "  - {{rule: {rule}, severity: {}, path: \"{path}\", message: \"{message}\"{waiver}}} # {policy}",
                 severity.as_str().unwrap()
             );
         }
@@ -373,12 +379,13 @@ fn compare(verdict: &Verdict, expected: &Detail) -> Result<(), String> {
 }
 
 fn fits(expected: &Expected, found: &Finding) -> bool {
-    let Expected { rule, severity, path, message, policy } = expected;
+    let Expected { rule, severity, path, message, policy, waiver } = expected;
     *rule == found.rule
         && serde_json::to_value(found.severity).unwrap() == *severity
         && *path == found.path
         && found.message.contains(message)
         && policy.as_ref().is_none_or(|policy| *policy == found.policy)
+        && waiver.as_deref() == found.waiver.as_ref().map(|waived| waived.waiver.as_str())
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, expected: &T, found: &T) -> Result<(), String> {

@@ -45,6 +45,7 @@ const NOT_SENT: &[(&str, &str)] = &[
     ("templates/no-template", "does not ask the webhook"),
     ("templates/unknown-kind", "does not ask the webhook"),
     ("unknown-request/own-kinds", "does not ask the webhook"),
+    ("waivers/ended-early", "does not ask the webhook"),
     ("unknown-request/resource", "does not ask the webhook"),
     ("unknown-request/subresource", "spec.containers: Required value"),
     ("virtual-machine-secret/as-a-disk", "does not ask the webhook"),
@@ -72,6 +73,8 @@ const NOT_SENT: &[(&str, &str)] = &[
     ("mutation/task-without-a-spec", "spec: Required value"),
     ("scope-refused/old-version-unreadable", "not a duration"),
     ("task-refused/unreadable", "not a duration"),
+    ("waivers/made-against-mandate", "spec.rules[0]: Unsupported value: \"dead-task\""),
+    ("waivers/never-what-mandate-hands-out", "spec.rules[0]: Unsupported value: \"other-tasks-credentials\""),
 ];
 
 /// Cases about one certain second of a task's life, which a request hits by chance alone.
@@ -224,7 +227,7 @@ async fn people(admin: &Client) -> Result<()> {
     let rules = json!([
         {"apiGroups": [""], "resources": ["pods", "pods/ephemeralcontainers", "pods/binding", "bindings", "podtemplates", "secrets", "serviceaccounts", "serviceaccounts/token"], "verbs": ["create", "patch"]},
         {"apiGroups": ["apps", "batch"], "resources": ["*"], "verbs": ["create", "patch"]},
-        {"apiGroups": ["mandate.dev"], "resources": ["agentidentities", "agenttasks", "taskscopes", "agentpolicies"], "verbs": ["create", "patch"]},
+        {"apiGroups": ["mandate.dev"], "resources": ["agentidentities", "agenttasks", "taskscopes", "agentpolicies", "policywaivers"], "verbs": ["create", "patch"]},
     ]);
     let mut role = object("rbac.authorization.k8s.io/v1", "ClusterRole", "everybody");
     role["rules"] = rules;

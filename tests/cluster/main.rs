@@ -29,4 +29,5 @@ mod place;
 mod policies;
 mod schema;
 mod schemas;
+mod standing;
 mod workloads;

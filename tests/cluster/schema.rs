@@ -16,7 +16,7 @@ use crate::place::{ARCHIVE, Outcome, Place, Reply, SECRET, condition, merge, rul
 const VERSION: &str = "mandate.dev/v1alpha1";
 
 /// Kind, plural, short name, and the least that a spec may hold.
-fn kinds() -> [(&'static str, &'static str, &'static str, Value); 5] {
+fn kinds() -> [(&'static str, &'static str, &'static str, Value); 6] {
     let owner = json!({"team": "team", "contact": "team@example.com"});
     [
         ("AgentIdentity", "agentidentities", "agent", json!({"owner": owner, "purpose": "Is tested"})),
@@ -24,12 +24,21 @@ fn kinds() -> [(&'static str, &'static str, &'static str, Value); 5] {
         ("AgentTask", "agenttasks", "atask", json!({"agent": "bot", "scope": "read", "objective": "Is tested"})),
         ("AgentPolicy", "agentpolicies", "apol", json!({"owner": owner})),
         ("ClusterAgentPolicy", "clusteragentpolicies", "capol", json!({"owner": owner})),
+        (
+            "PolicyWaiver",
+            "policywaivers",
+            "pwaiver",
+            json!({
+                "owner": owner, "reason": "Is tested", "expiresAt": "2999-01-01T00:00:00Z",
+                "rules": ["secret-env"], "objects": [{"kind": "Deployment", "name": "web"}],
+            }),
+        ),
     ]
 }
 
 fn least(kind: &str) -> (&'static str, Value) {
     let found = kinds().into_iter().find(|(name, ..)| *name == kind);
-    found.map(|(_, plural, _, spec)| (plural, spec)).expect("one of the five kinds")
+    found.map(|(_, plural, _, spec)| (plural, spec)).expect("one of the kinds")
 }
 
 fn path(place: &Place<'_>, kind: &str) -> String {
@@ -137,12 +146,77 @@ async fn a_cluster_agent_policy_is_refused_with_the_field_and_the_fix() -> Outco
         (key(json!({"keys": many(33, |_| json!("a"))})), "spec.allowSecretKeys[0].keys: Too many: 33"),
         (key(json!({"reason": ""})), "spec.allowSecretKeys[0].reason in body should be at least 1 chars long"),
         (key(json!({"reason": null})), "spec.allowSecretKeys[0].reason: Required value"),
+        (json!({"waivers": {"rules": ["dead-task"]}}), "spec.waivers.rules[0]: Unsupported value: \"dead-task\""),
+        (json!({"waivers": {"rules": many(65, |_| json!("secret-env"))}}), "spec.waivers.rules: Too many: 65"),
+        (json!({"waivers": {"maxLife": "59s"}}), "maxLife must be `1m` at least"),
+        (json!({"waivers": {"maxLife": "30d"}}), NO_DURATION),
+        (json!({"waivers": {"namespaces": ["finance"]}}), "unknown field \"spec.waivers.namespaces\""),
         (
             json!({"allowSecretKeys": many(65, |n| json!({"secretName": format!("s{n}"), "keys": ["a"], "reason": "a"}))}),
             "spec.allowSecretKeys: Too many: 65",
         ),
     ]);
     all_refused("ClusterAgentPolicy", all).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_waiver_is_refused_with_the_field_and_the_fix() -> Outcome {
+    let about = |change: Value| {
+        let mut about = json!({"kind": "Deployment", "name": "web"});
+        merge(&mut about, change);
+        json!({"objects": [about]})
+    };
+    let all = vec![
+        (json!({"rule": "secret-env"}), "unknown field \"spec.rule\""),
+        (json!({"owner": null}), "spec.owner: Required value"),
+        (json!({"reason": ""}), "spec.reason in body should be at least 1 chars long"),
+        (json!({"reason": word(1025)}), "spec.reason: Too long"),
+        (json!({"expiresAt": null}), "spec.expiresAt: Required value"),
+        (json!({"expiresAt": "in March"}), "spec.expiresAt in body must be of type date-time"),
+        (json!({"expiresAt": "2020-01-01T00:00:00Z"}), "the waiver would be over before it begins"),
+        (json!({"rules": []}), "spec.rules in body should have at least 1 items"),
+        (json!({"rules": ["*"]}), "spec.rules[0]: Unsupported value: \"*\""),
+        (json!({"rules": ["other-tasks-credentials"]}), "spec.rules[0]: Unsupported value: \"other-tasks-credentials\""),
+        (json!({"rules": many(17, |_| json!("secret-env"))}), "spec.rules: Too many: 17: must have at most 16 items"),
+        (json!({"objects": []}), "spec.objects in body should have at least 1 items"),
+        (json!({"objects": many(33, |n| json!({"kind": "Pod", "name": format!("p{n}")}))}), "spec.objects: Too many: 33"),
+        (about(json!({"name": "web-*"})), "spec.objects[0].name in body should match"),
+        (about(json!({"name": ""})), "spec.objects[0].name in body should be at least 1 chars long"),
+        (about(json!({"kind": "*"})), "spec.objects[0].kind in body should match"),
+        (about(json!({"kind": "Rollout"})), "give the `apiVersion` as well"),
+        (about(json!({"apiVersion": "apps/*"})), "spec.objects[0].apiVersion in body should match"),
+        (about(json!({"namespace": "sales"})), "unknown field \"spec.objects[0].namespace\""),
+    ];
+    all_refused("PolicyWaiver", all).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_waiver_only_ever_ends_earlier() -> Outcome {
+    let place = Place::fresh().await?;
+    let waiver = object("PolicyWaiver", "fixed", json!({"expiresAt": "2999-01-01T00:00:00Z"}));
+    assert_eq!(send(&place.admin, "POST", &path(&place, "PolicyWaiver"), &waiver).await?.code, 201);
+    let change = async |spec: Value| {
+        let path = format!("{}/fixed", path(&place, "PolicyWaiver"));
+        send(&place.admin, "PATCH", &path, &json!({"spec": spec})).await
+    };
+    let fixed = "a waiver does not change once it exists";
+    for (spec, words) in [
+        (json!({"expiresAt": "2999-01-01T00:00:01Z"}), "expiresAt may be brought forward, never back"),
+        (json!({"rules": ["secret-env", "csi-secret"]}), fixed),
+        (json!({"objects": [{"kind": "Deployment", "name": "other"}]}), fixed),
+        (json!({"objects": [{"kind": "Deployment", "name": "web", "apiVersion": "apps/v1"}]}), fixed),
+        (json!({"reason": "another"}), fixed),
+        (json!({"owner": {"team": "another"}}), fixed),
+    ] {
+        let said = change(spec.clone()).await?;
+        assert_eq!(said.code, 422, "{spec}: {}", said.message());
+        assert!(said.message().contains(words), "{spec}: {}", said.message());
+    }
+    assert_eq!(change(json!({"expiresAt": "2998-01-01T00:00:00Z"})).await?.code, 200);
+    assert_eq!(change(json!({"expiresAt": "2020-01-01T00:00:00Z"})).await?.code, 200, "it ends now");
+    assert_eq!(change(json!({"expiresAt": "2998-01-01T00:00:00Z"})).await?.code, 422, "what is over stays over");
     Ok(())
 }
 

@@ -63,6 +63,13 @@ system:serviceaccount:{{ .Release.Namespace }}:mandate-controller
 - apiGroups: [mandate.dev]
   resources: [agentidentities/status]
   verbs: [patch]
+# What stands against policies, and what waivers are used for.
+- apiGroups: [mandate.dev]
+  resources: [policywaivers]
+  verbs: [get, list, watch]
+- apiGroups: [mandate.dev]
+  resources: [agentpolicies/status, clusteragentpolicies/status, policywaivers/status]
+  verbs: [patch]
 # To see when something it made is gone or changed. Reading shows no credential.
 - apiGroups: [""]
   resources: [serviceaccounts]
@@ -97,6 +104,19 @@ system:serviceaccount:{{ .Release.Namespace }}:mandate-controller
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create, patch, delete]
+# To find what stands against the policies. A pod's spec shows no Secret.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+# To report it, in the one report of this name, to whichever of the two is installed.
+- apiGroups: [openreports.io]
+  resources: [reports]
+  resourceNames: [mandate]
+  verbs: [get, create, patch]
+- apiGroups: [wgpolicyk8s.io]
+  resources: [policyreports]
+  resourceNames: [mandate]
+  verbs: [get, create, patch]
 {{- end -}}
 
 {{/* Arguments that both components take. */}}

@@ -1,5 +1,6 @@
 //! `AgentPolicy` and `ClusterAgentPolicy`: guardrails. They restrict; they never grant.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,11 +16,14 @@ use crate::api::value::{Duration, Owner, RuleName};
     plural = "agentpolicies",
     namespaced,
     doc = "Guardrails for the agents and pods of one namespace. A policy restricts and never grants; where several apply, each of them holds.",
+    status = "AgentPolicyStatus",
     derive = "PartialEq",
     shortname = "apol",
     category = "mandate",
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Profile", type_ = "string", json_path = ".spec.workloads.profile"),
+    printcolumn(name = "Deny", type_ = "integer", json_path = ".status.violations.deny"),
+    printcolumn(name = "Warn", type_ = "integer", json_path = ".status.violations.warn"),
     printcolumn(name = "Team", type_ = "string", json_path = ".spec.owner.team"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -38,12 +42,15 @@ pub struct AgentPolicySpec {
     kind = "ClusterAgentPolicy",
     plural = "clusteragentpolicies",
     doc = "Guardrails for the agents and pods of several namespaces, or of all that Mandate guards. Where one applies, it takes the place of the built-in policy (profile baseline, enforced).",
+    status = "AgentPolicyStatus",
     derive = "PartialEq",
     shortname = "capol",
     category = "mandate",
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(name = "Profile", type_ = "string", json_path = ".spec.workloads.profile"),
     printcolumn(name = "Namespaces", type_ = "string", json_path = ".spec.namespaces"),
+    printcolumn(name = "Deny", type_ = "integer", json_path = ".status.violations.deny"),
+    printcolumn(name = "Warn", type_ = "integer", json_path = ".status.violations.warn"),
     printcolumn(name = "Team", type_ = "string", json_path = ".spec.owner.team"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -62,6 +69,11 @@ pub struct ClusterAgentPolicySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub allow_secret_keys: Vec<AllowedSecretKey>,
+    /// Which PolicyWaivers count against this policy, in the namespaces it holds in; against
+    /// AgentPolicies there and the built-in policy too, which have no say of their own. Left
+    /// out (the default), none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waivers: Option<HonouredWaivers>,
 }
 
 impl ClusterAgentPolicySpec {
@@ -69,6 +81,34 @@ impl ClusterAgentPolicySpec {
     #[must_use]
     pub fn holds_in(&self, namespace: &str) -> bool {
         self.namespaces.is_empty() || self.namespaces.iter().any(|name| name == namespace)
+    }
+}
+
+/// Which waivers a policy honours.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HonouredWaivers {
+    /// Rules that may be waived. None named (the default) means every rule that a waiver can
+    /// name. Example: `["secret-env", "image-pull-secret"]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub rules: Vec<RuleName>,
+    /// Longest life of a waiver, from its creation to its `expiresAt`, `1m` to `8784h`. One
+    /// that lives longer does not count at all. Default `720h` (30 days).
+    #[serde(default = "thirty_days")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m')").message("maxLife must be `1m` at least"))]
+    pub max_life: Duration,
+}
+
+fn thirty_days() -> Duration {
+    Duration::from_secs(720 * 3600)
+}
+
+impl HonouredWaivers {
+    /// Whether a rule may be waived.
+    #[must_use]
+    pub fn takes(&self, rule: &str) -> bool {
+        self.rules.is_empty() || self.rules.iter().any(|name| name.as_str() == rule)
     }
 }
 
@@ -207,4 +247,32 @@ pub struct AllowedSecretKey {
     /// only until its OIDC release in March`.
     #[schemars(length(min = 1, max = 512))]
     pub reason: String,
+}
+
+/// What Mandate's controller finds standing against a policy.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AgentPolicyStatus {
+    /// Generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// What stands against it in guarded namespaces. Left out until all has been looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub violations: Option<Violations>,
+    /// Since when the numbers are these. They are kept current, and written when they change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+}
+
+/// Findings in what stands: in pods and other objects that were let in before the policy
+/// asked for more, before Mandate came, or while it was down.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Violations {
+    /// Findings that would be refused today.
+    pub deny: i64,
+    /// Findings that would warn today, those that a waiver lets pass among them.
+    pub warn: i64,
+    /// Findings that would be recorded in the audit log today.
+    pub audit: i64,
 }

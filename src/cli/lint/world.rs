@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::api::{
     AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, ClusterAgentPolicySpec, GROUP, Guardrails, Mode, Owner, Phase,
-    Profile, TaskScope, Workloads,
+    PolicyWaiver, Profile, TaskScope, Workloads,
 };
 use crate::cli::manifest::{Document, Problem};
 use crate::cluster::connect::{Target, connect};
@@ -48,6 +48,7 @@ impl Known {
             let taken = match (document.group(), document.kind()) {
                 (GROUP, "ClusterAgentPolicy") => read(document).map(|policy: ClusterAgentPolicy| policy.put(world, namespace)),
                 (GROUP, "AgentPolicy") => read(document).map(|policy: AgentPolicy| policy.put(world, namespace)),
+                (GROUP, "PolicyWaiver") => read(document).map(|waiver: PolicyWaiver| waiver.put(world, namespace)),
                 (GROUP, "AgentIdentity") => read(document).map(|identity: AgentIdentity| identity.put(world, namespace)),
                 (GROUP, "TaskScope") => read(document).map(|scope: TaskScope| scope.put(world, namespace)),
                 (GROUP, "AgentTask") => read(document).map(|task: AgentTask| task.put(world, namespace)),
@@ -70,6 +71,7 @@ impl Known {
         let client = connect(target).await?;
         self.list::<ClusterAgentPolicy>(&client).await?;
         self.list::<AgentPolicy>(&client).await?;
+        self.list::<PolicyWaiver>(&client).await?;
         self.list::<AgentIdentity>(&client).await?;
         self.list::<TaskScope>(&client).await?;
         for on in related::LEARNED {
@@ -154,7 +156,7 @@ impl Known {
             controls: vec![],
             workloads: Some(Workloads { profile, ..Workloads::BUILT_IN }),
         };
-        let policy = ClusterAgentPolicySpec { namespaces: vec![], guardrails, allow_secret_keys: vec![] };
+        let policy = ClusterAgentPolicySpec { namespaces: vec![], guardrails, allow_secret_keys: vec![], waivers: None };
         self.world.cluster_policies.insert("mandate lint".into(), Loaded::Readable(policy));
     }
 
@@ -218,6 +220,13 @@ impl Live for AgentPolicy {
 
     fn put_broken(world: &mut World, namespace: String, name: String, why: String) {
         world.namespaces.entry(namespace).or_default().policies.insert(name, Loaded::Broken(why));
+    }
+}
+
+impl Live for PolicyWaiver {
+    fn put(self, world: &mut World, namespace: &str) {
+        let (namespace, name) = place(&self, namespace);
+        world.namespaces.entry(namespace).or_default().put_waiver(name, &self);
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use jiff::Timestamp;
 use kube::Client;
 use mandate::api::{AgentTask, names};
 use mandate::decide::admit;
@@ -29,6 +30,8 @@ pub struct Set {
     /// Since when they have less.
     since: Instant,
     uid_of_bound: Option<String>,
+    /// Ends of waivers in the case, and what stands for them.
+    ends: Vec<(String, String)>,
 }
 
 impl Set {
@@ -42,8 +45,15 @@ impl Set {
         case.asked.request.user = Some(user);
         // The longest first: the prefix stands before names that are unique in the cluster.
         let names = vec![(String::new(), format!("{namespace}-")), (case::NAMESPACE.to_owned(), namespace.to_owned())];
-        let mut set =
-            Self { case, namespace: namespace.to_owned(), names, left: vec![], since: Instant::now(), uid_of_bound: None };
+        let mut set = Self {
+            case,
+            namespace: namespace.to_owned(),
+            names,
+            left: vec![],
+            since: Instant::now(),
+            uid_of_bound: None,
+            ends: vec![],
+        };
         let Case { asked, .. } = &set.case;
         let elsewhere = asked.world.iter().map(|manifest| &manifest["metadata"]["namespace"]).filter_map(Value::as_str);
         let mut all: BTreeSet<&str> = elsewhere.chain(asked.request.namespace.as_deref()).collect();
@@ -57,6 +67,9 @@ impl Set {
         let (policies, others): (Vec<Value>, Vec<Value>) = asked.world.iter().cloned().partition(is_policy);
         for manifest in others {
             set.know(admin, manifest).await?;
+        }
+        for object in [Some(set.case.asked.request.object.clone()), set.case.asked.request.old_object.clone()] {
+            set.end(object.as_ref().unwrap_or(&Value::Null))?;
         }
         set.accounts(admin).await?;
         set.bound(admin).await?;
@@ -97,6 +110,8 @@ impl Set {
             manifest["spec"]["ttl"] = json!(format!("{}s", left.max(1)));
             self.left.extend(Some(left).filter(|left| *left > 0));
         }
+        self.end(&manifest)?;
+        manifest = self.real(&manifest);
         let status = manifest.as_object_mut().and_then(|members| members.remove("status"));
         if let Some(metadata) = manifest["metadata"].as_object_mut() {
             metadata.retain(|member, _| !matches!(member.as_str(), "uid" | "creationTimestamp" | "deletionTimestamp"));
@@ -113,6 +128,18 @@ impl Set {
             self.names.insert(0, (names::of_task(name, &uid(&written)), names::of_task(name, &uid(&real))));
             self.names.insert(0, (deadline(&written).to_string(), deadline(&real).to_string()));
         }
+        Ok(())
+    }
+
+    /// The end of a waiver, as far from now as it is from the time of the case; one that is close
+    /// by lies further off, so that the case is over before it.
+    fn end(&mut self, manifest: &Value) -> Result<()> {
+        let end = manifest["spec"]["expiresAt"].as_str().filter(|_| manifest["kind"] == "PolicyWaiver");
+        let Some(end) = end else { return Ok(()) };
+        let left = end.parse::<Timestamp>()?.duration_since(self.case.now().map_err(anyhow::Error::msg)?).as_secs();
+        let left = if left > 0 { left.max(3600) } else { left };
+        let real = Timestamp::from_second(now().as_second() + left)?;
+        self.ends.push((end.to_owned(), real.to_string()));
         Ok(())
     }
 
@@ -194,7 +221,8 @@ impl Set {
     /// A text of the case with the names that stand in the cluster.
     fn real_text(&self, text: &str) -> String {
         let owned = self.names.iter().filter(|(written, _)| written.starts_with("mandate-task-"));
-        owned.fold(text.to_owned(), |text, (written, real)| text.replace(written, real))
+        let text = owned.fold(text.to_owned(), |text, (written, real)| text.replace(written, real));
+        self.ends.iter().fold(text, |text, (written, real)| text.replace(written, real))
     }
 
     fn real(&self, object: &Value) -> Value {
@@ -207,6 +235,7 @@ impl Set {
             self.names.iter().filter(|(written, _)| !written.is_empty()).fold(text.to_owned(), |text, (written, real)| {
                 if *real == self.namespace { text } else { text.replace(real, written) }
             });
+        text = self.ends.iter().fold(text, |text, (written, real)| text.replace(real, written));
         text = text.replace(&format!("{}-", self.namespace), "").replace(&self.namespace, case::NAMESPACE);
         for left in &self.left {
             for passed in 1..=self.passed() {
@@ -239,7 +268,7 @@ impl Set {
             bail!("the API server does not ask the webhook about this");
         }
         let Decided { verdict, changes, object } = self.case.decided().map_err(anyhow::Error::msg)?;
-        let last = self.names.iter().filter_map(|(_, real)| real.parse::<jiff::Timestamp>().ok()).min();
+        let last = self.names.iter().filter_map(|(_, real)| real.parse::<Timestamp>().ok()).min();
         let is_over = last.filter(|_| self.left.is_empty());
         if let Some(over) = is_over {
             until("the task of the case to be over", || async { (now() > over).then_some(()) }).await?;
