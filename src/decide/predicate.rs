@@ -49,6 +49,9 @@ pub enum Cond {
     StartsWith(Term, &'static str),
     /// The text matches a regular expression (RE2, as the API server's), anywhere in it.
     Matches(Term, &'static str),
+    /// The text has a credential of a known form in it; see [`literal`](super::literal), which
+    /// has a pattern of it as well.
+    Credential(Term),
     /// It is `true`.
     True(Term),
     /// It is `false`; what is missing is not.
@@ -154,6 +157,8 @@ pub enum Test {
     StartsWith(Place, &'static str),
     /// See [`Cond::Matches`].
     Matches(Place, Arc<Regex>),
+    /// See [`Cond::Credential`].
+    Credential(Place),
     /// See [`Cond::True`] and [`Cond::False`].
     Bool(Place, bool),
     /// See [`Cond::Number`].
@@ -337,6 +342,7 @@ pub(super) fn test(cond: &Cond, steps: &[Step], resolver: &mut Resolver) -> Resu
         Cond::OneOf(term, texts) => Test::OneOf(at(term)?, texts.to_vec()),
         Cond::StartsWith(term, start) => Test::StartsWith(at(term)?, start),
         Cond::Matches(term, pattern) => Test::Matches(at(term)?, resolver.pattern(pattern)?),
+        Cond::Credential(term) => Test::Credential(at(term)?),
         Cond::True(term) => Test::Bool(at(term)?, true),
         Cond::False(term) => Test::Bool(at(term)?, false),
         Cond::Number(term, number) => Test::Number(at(term)?, number),
@@ -465,6 +471,7 @@ impl Test {
             | Self::OneOf(place, _)
             | Self::StartsWith(place, _)
             | Self::Matches(place, _)
+            | Self::Credential(place)
             | Self::Bool(place, _)
             | Self::Number(place, _)
             | Self::Over(place, ..)
@@ -486,6 +493,7 @@ impl Test {
             Self::OneOf(place, texts) => texts.contains(&place.text(scene)),
             Self::StartsWith(place, start) => place.text(scene).starts_with(start),
             Self::Matches(place, regex) => regex.is_match(place.text(scene)),
+            Self::Credential(place) => super::literal::is_known(place.text(scene)),
             Self::Bool(place, wanted) => place.value(scene).and_then(Value::as_bool) == Some(*wanted),
             Self::Number(place, number) => place.number(scene) == Some(*number),
             Self::Over(place, default, limit) => place.number(scene).unwrap_or(*default) > limit.of(workloads),

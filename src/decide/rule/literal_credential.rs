@@ -75,8 +75,8 @@ macro_rules! said_in_header {
 }
 use said_in_header;
 
-/// A credential of a known form stands there. The first pattern is the cheaper one.
-pub(super) const KNOWN: Cond = Cond::All(&[Cond::Matches("this", literal::MARK), Cond::Matches("this", literal::KNOWN)]);
+/// A credential of a known form stands there.
+pub(super) const KNOWN: Cond = Cond::Credential("this");
 const HANDED_OVER: Cond = Cond::Any(&[KNOWN, Cond::Matches("this", literal::HEADER)]);
 
 const fn written(at: &'static str, message: &'static str) -> Site {
