@@ -6,6 +6,7 @@
 //! ask the same question again later and get the same answer.
 //!
 //! - [`admit`]: an admission request in, a [`Verdict`](finding::Verdict) out.
+//! - [`cel`]: the rules again, as expressions for the API server's own policies.
 //! - [`mutate`](mutate::mutate): a guarded pod in, the changes that make it safe out.
 //! - [`check`]: may this task have what its scope gives? Every reason why not, in words.
 //! - [`waive`]: which one waiver lets a finding pass, and why another does not count.
@@ -15,6 +16,7 @@
 
 pub mod access;
 pub mod admit;
+pub mod cel;
 pub mod check;
 pub mod finding;
 pub mod grant;

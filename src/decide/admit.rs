@@ -207,7 +207,7 @@ fn at_site(site: &Ready, scene: &Scene<'_, '_>, asked: &[Asked], waivers: &Waive
 }
 
 /// Whose rule it is, where no policy can set it.
-const MANDATE: &str = "Mandate";
+pub(super) const MANDATE: &str = "Mandate";
 
 /// An object of any kind as it stands in a manifest: what would be found in it, and in the
 /// pods that are made from it. Its namespace is its own, or `default`.

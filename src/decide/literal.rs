@@ -148,6 +148,17 @@ formats! {
 /// length of the pattern.
 pub const MARK: &str = "[0-9A-Za-z_~-]{16}|[0-9A-Za-z+/]{40}|://[^/@]*:[^/]*@|oracle:thin:|(?i:password|pwd)=|PRIVATE KEY|\"auth\": ?\"|uthorization:|[?&]sig=|hooks\\.slack|[0-9]Q~";
 
+/// What every text with a credential of a [`KNOWN`] form also has: a few letters of its form. It
+/// is asked after [`MARK`], which many texts have that are only long.
+pub const HINT: &str = concat!(
+    "(?:^|[^0-9A-Za-z])(?:sk[-_]|SK[0-9a-f]{8}|pat[0-9A-Za-z]{14}\\.|[MNO][0-9A-Za-z_-]{23,25}\\.|dapi|cio|oy2|fc-|LTAI|A(?:KI|SI|BI|CC)A|ABSK)",
+    "|-us[0-9]|(?i:password|pwd)=|://[^/@]*:[^/]*@|oracle:thin:|token[ =:\"']+[0-9a-z]{6}\\.|[?&][a-z_]*(?:key|token|sig)=",
+    "|AVNS_|[0-9]Q~|v1\\.0-|fo1_|fm[12]|gsk_|hf_|api_org_|AKCp|cmVmd|NRAK-|ntn_|pplx-|pul-|r8_|sq[apu0]|_(?:live|test|prod)_|whsec_|:AA|atlasv1|hv[bsr]\\.|xai-",
+    "|ops_eyJ|AGE-SECRET|ATATT3|uthorization:|(?:Account|Access)Key=|AZDO|xkeysib|bkua_|CCIPAT|do[opr]_v1|api/webhooks|dckr_|\"auth\"|dp\\.[a-z]+\\.|dt0[a-z]|figd_",
+    "|gh[oprsu]_|github_pat|gl[a-z]+-|AIza|GOCSPX|ya29|glsa_|glc_|HRKU|eyJ|lsv2_|lin_api|nfp_|npm_|sha256~|pcsk_|pscale_|PMAK|PRIVATE KEY|PuTTY|LS0tLS1CRUdJTiB",
+    "|pypi-|rubygems_|SG\\.|sntry|shp[acpst]{2}_|xox|xapp|hooks\\.slack|sbp_|sb_secret|tskey|tvly|webhookb2",
+);
+
 /// The value of a header that hands over a credential whatever the header is called.
 pub const HEADER: &str = "^(?i:bearer|basic|token|apikey) +[^$<{ ]{8,}$";
 
@@ -235,7 +246,7 @@ mod tests {
 
     #[test]
     fn patterns_keep_to_what_go_reads_alike() {
-        for pattern in FORMATS.iter().map(|format| format.pattern).chain([MARK, HEADER]) {
+        for pattern in FORMATS.iter().map(|format| format.pattern).chain([MARK, HINT, HEADER]) {
             let escapes = pattern.split('\\').skip(1).filter_map(|rest| rest.chars().next());
             assert!(escapes.clone().all(|escaped| ".trn".contains(escaped)), "{pattern} escapes more than it may");
             assert!(!["(?=", "(?!", "(?<", "(?P"].iter().any(|look| pattern.contains(look)), "{pattern} looks around");

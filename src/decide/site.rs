@@ -420,6 +420,8 @@ pub struct Scene<'a, 'b> {
 pub struct Ready {
     /// The rule.
     pub rule: &'static Rule,
+    /// See [`Site::at`].
+    pub at: &'static str,
     /// The steps that lead there.
     pub steps: Vec<Step>,
     /// See [`Site::field`].
@@ -442,6 +444,7 @@ impl Ready {
         let allow = site.allow.map(|term| predicate::test(&Cond::Text(term), &steps, resolver)).transpose()?;
         Ok(Self {
             rule,
+            at: site.at,
             field: site.field,
             of_policy: when.is_of_policy(),
             when,
