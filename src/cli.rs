@@ -12,6 +12,7 @@ mod print;
 mod render;
 mod run;
 mod task;
+mod vap;
 mod waivers;
 
 use std::fmt::Write as _;
@@ -56,6 +57,8 @@ enum Command {
     Rbac(print::Args),
     /// Print the webhook configurations
     Webhooks(print::Args),
+    /// Print the rules as ValidatingAdmissionPolicies, which hold without the webhook
+    Vap(vap::Args),
     /// Print completions for a shell
     Completion(print::Completion),
     /// Write what is generated of the documentation into a checkout
@@ -102,6 +105,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Crds(args) => print::crds(&args),
         Command::Rbac(args) => print::rbac(&args),
         Command::Webhooks(args) => print::webhooks(&args),
+        Command::Vap(args) => vap::run(&args),
         Command::Completion(args) => print::completion(&args),
         Command::Docs(args) => docs::run(&args),
     }

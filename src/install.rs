@@ -12,6 +12,7 @@
 mod name;
 mod policies;
 mod rbac;
+pub mod vap;
 mod webhooks;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -97,7 +97,7 @@ pub(super) fn completion(args: &Completion) -> anyhow::Result<Outcome> {
 }
 
 /// Prints objects as one stream of YAML documents.
-fn documents<T: Serialize>(objects: &[T]) -> anyhow::Result<Outcome> {
+pub(super) fn documents<T: Serialize>(objects: &[T]) -> anyhow::Result<Outcome> {
     let mut out = std::io::stdout().lock();
     for object in objects {
         out.write_all(document(object)?.as_bytes())?;

@@ -156,8 +156,8 @@ fn validating(install: &Install) -> Vec<Ask> {
     asks.into_iter().filter(|ask| !ask.rules.is_empty()).collect()
 }
 
-const SPEC_OR_TASK: &str = "request.operation == 'CREATE' || object.spec != oldObject.spec || object.metadata.?labels[?'mandate.dev/task'] != oldObject.metadata.?labels[?'mandate.dev/task']";
-const TEXTS_ALONE: &str = "object.spec == oldObject.spec && object.metadata.?labels[?'mandate.dev/task'] == oldObject.metadata.?labels[?'mandate.dev/task'] && (object.metadata.?labels != oldObject.metadata.?labels || object.metadata.?annotations != oldObject.metadata.?annotations)";
+pub(super) const SPEC_OR_TASK: &str = "request.operation == 'CREATE' || object.spec != oldObject.spec || object.metadata.?labels[?'mandate.dev/task'] != oldObject.metadata.?labels[?'mandate.dev/task']";
+pub(super) const TEXTS_ALONE: &str = "object.spec == oldObject.spec && object.metadata.?labels[?'mandate.dev/task'] == oldObject.metadata.?labels[?'mandate.dev/task'] && (object.metadata.?labels != oldObject.metadata.?labels || object.metadata.?annotations != oldObject.metadata.?annotations)";
 const OF_ANOTHER_ACCOUNT: &str = "request.operation == 'CREATE' || object.metadata.?annotations[?'kubernetes.io/service-account.name'] != oldObject.metadata.?annotations[?'kubernetes.io/service-account.name']";
 const NAMES_SECRETS: &str = "has(object.secrets) || has(object.imagePullSecrets)";
 const OTHER_SECRETS: &str = "request.operation == 'CREATE' || object.?secrets != oldObject.?secrets || object.?imagePullSecrets != oldObject.?imagePullSecrets";

@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`place`] has the words the tests are written in, [`lifecycle`] what Mandate
 //! is for; then [`hostile`], [`admission`], [`schema`], [`crash`] with its [`gate`], [`absent`],
-//! [`workloads`], [`chart`].
+//! [`workloads`], [`chart`], [`vap`], [`parity`].
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
 #[path = "../bed/mod.rs"]
@@ -16,6 +16,9 @@ mod bed;
 #[allow(dead_code, reason = "the corpus' own test uses the rest")]
 #[path = "../cases/case.rs"]
 mod case;
+#[allow(dead_code, reason = "the corpus' own test uses the rest")]
+#[path = "../cases/seen.rs"]
+mod seen;
 
 mod absent;
 mod admission;
@@ -25,9 +28,11 @@ mod gate;
 mod hostile;
 mod lifecycle;
 mod lint;
+mod parity;
 mod place;
 mod policies;
 mod schema;
 mod schemas;
 mod standing;
+mod vap;
 mod workloads;

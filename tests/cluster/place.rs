@@ -443,7 +443,9 @@ pub async fn send(client: &Client, method: &str, path: &str, body: &Value) -> Re
     let request = request.body(kube::client::Body::from(serde_json::to_vec(body)?))?;
     let (head, body) = client.send(request).await?.into_parts();
     let bytes = body.collect_bytes().await?;
-    let warnings = head.headers.get_all("warning").iter().filter_map(|text| text.to_str().ok()).map(str::to_owned).collect();
+    // Not `to_str`: it gives up where a text is not ASCII.
+    let warnings =
+        head.headers.get_all("warning").iter().map(|text| String::from_utf8_lossy(text.as_bytes()).into_owned()).collect();
     Ok(Reply { code: head.status.as_u16(), warnings, body: serde_json::from_slice(&bytes).unwrap_or_default() })
 }
 
