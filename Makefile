@@ -47,6 +47,7 @@ generate: build ## everything that the binary prints and that is committed
 	$(BIN) crds --output-dir crds
 	$(BIN) crds --output-dir charts/mandate/files/crds
 	$(BIN) docs .
+	MANDATE_GENERATE=1 $(CARGO) test --locked --test cases coverage > /dev/null
 
 verify: ## format, lints, generated files current, no ring, licences and sources of what comes in
 	$(CARGO) fmt --check

@@ -7,12 +7,16 @@
 #[allow(dead_code, reason = "the tests on a real API server use the rest")]
 #[path = "cases/case.rs"]
 mod case;
+#[path = "cases/coverage.rs"]
+mod coverage;
 #[path = "cases/laws.rs"]
 mod laws;
 #[path = "cases/property.rs"]
 mod property;
+#[path = "cases/seen.rs"]
+mod seen;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use case::Case;
@@ -88,13 +92,27 @@ fn every_numbered_case_is_caught_and_has_a_near_miss() {
     }
     let all: BTreeSet<u32> = caught.union(&passes).copied().collect();
     assert_eq!(all, NUMBERED.into(), "numbers in the files");
-    assert_eq!(documented(), NUMBERED.into(), "numbers in docs/cases.md");
+    assert_eq!(documented().into_keys().collect::<BTreeSet<u32>>(), NUMBERED.into(), "numbers in docs/cases.md");
 }
 
-/// The first column of the table in the documentation.
-fn documented() -> BTreeSet<u32> {
+/// The numbers and the descriptions in the table of the documentation.
+fn documented() -> BTreeMap<u32, String> {
     let text = std::fs::read_to_string(root().join("../../docs/cases.md")).unwrap();
-    text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next()?.parse().ok()).collect()
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        Some((cells.next()?.parse().ok()?, cells.next()?.to_owned()))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+#[test]
+fn coverage_is_what_the_corpus_says() {
+    let (file, text) = (root().join("../../docs/coverage.md"), coverage::text(&corpus(), &documented()));
+    if std::env::var_os("MANDATE_GENERATE").is_some() {
+        std::fs::write(&file, &text).unwrap();
+    }
+    let current = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(current == text, "docs/coverage.md is not current: run `make generate`");
 }
 
 #[test]
@@ -104,4 +122,20 @@ fn every_directory_is_about_a_rule_and_every_file_says_what_it_shows() {
         assert!(OTHERS.contains(&case.about.as_str()) || RULES.iter().any(|rule| rule.id == case.about), "{file}: about no rule");
         assert!(case.comment.len() >= 20, "{file}: begins with no comment");
     }
+}
+
+#[test]
+fn lint_says_the_same_as_the_webhook() {
+    let listed: BTreeMap<&str, &str> = seen::BY_LINT.iter().copied().collect();
+    let mut wrong = vec![];
+    for case in corpus() {
+        let name = seen::name(&case);
+        let (decided, linted) = (seen::words(&seen::decided(&case).unwrap()), seen::words(&seen::linted(&case).unwrap()));
+        match (decided == linted, seen::of_lint(&case), listed.contains_key(name.as_str())) {
+            (_, Some(_), false) | (true, None, false) | (false, None, true) => {}
+            (true, ..) | (_, Some(_), true) => wrong.push(format!("{name}: take it out of BY_LINT")),
+            (false, None, false) => wrong.push(format!("{name}: the webhook says {decided:#?}\nlint says {linted:#?}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

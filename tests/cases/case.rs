@@ -177,6 +177,11 @@ impl Case {
         }
     }
 
+    /// What is known in the case.
+    pub fn world(&self) -> Result<World, String> {
+        known(&self.asked.world)
+    }
+
     /// Decides the case.
     pub fn decided(&self) -> Result<Decided, String> {
         let Asked { world, now: _, request, expect: _ } = &self.asked;

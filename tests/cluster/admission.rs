@@ -14,7 +14,7 @@
 //! Not all can be sent: see [`NOT_SENT`].
 
 pub mod request;
-mod set;
+pub mod set;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ use crate::schemas::Schemas;
 
 /// The cases that cannot be sent to an API server, with what it says of them or a part of it.
 /// Where one of them can be sent after all, or another cannot, the test fails.
-const NOT_SENT: &[(&str, &str)] = &[
+pub const NOT_SENT: &[(&str, &str)] = &[
     ("dead-task/in-its-last-second", "about one certain second"),
     ("mutation/never-a-year-by-what-is-left", "about one certain second"),
     // Nobody asks the webhook about namespaces that are not guarded, nor about other requests.
@@ -80,7 +80,7 @@ const NOT_SENT: &[(&str, &str)] = &[
 /// Cases about one certain second of a task's life, which a request hits by chance alone.
 const OF_A_SECOND: [&str; 2] = ["dead-task/in-its-last-second", "mutation/never-a-year-by-what-is-left"];
 /// How many cases are under way at once.
-const AT_ONCE: usize = 8;
+pub const AT_ONCE: usize = 8;
 
 #[tokio::test]
 async fn a_real_api_server_answers_every_case_as_it_is_written() -> Outcome {
@@ -207,7 +207,7 @@ fn root() -> PathBuf {
 }
 
 /// Every case by the name of its file.
-fn corpus() -> Vec<(String, Case)> {
+pub fn corpus() -> Vec<(String, Case)> {
     let entries = |path: &Path| {
         let mut all: Vec<PathBuf> = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         all.sort();
@@ -223,7 +223,7 @@ fn corpus() -> Vec<(String, Case)> {
 }
 
 /// Everybody may ask for what the cases ask for, and holds nothing else.
-async fn people(admin: &Client) -> Result<()> {
+pub async fn people(admin: &Client) -> Result<()> {
     let rules = json!([
         {"apiGroups": [""], "resources": ["pods", "pods/ephemeralcontainers", "pods/binding", "bindings", "podtemplates", "secrets", "serviceaccounts", "serviceaccounts/token"], "verbs": ["create", "patch"]},
         {"apiGroups": ["apps", "batch"], "resources": ["*"], "verbs": ["create", "patch"]},

@@ -77,9 +77,9 @@ pub async fn request(admin: &Client, method: &str, path: &str, user: Option<&Req
     let answer = admin.send(request.body(kube::client::Body::from(serde_json::to_vec(body)?))?).await?;
     let (head, body) = answer.into_parts();
     let body = serde_json::from_slice(&body.collect_bytes().await?).unwrap_or_default();
-    let header = |name: &str| {
-        head.headers.get_all(name).iter().filter_map(|text| text.to_str().ok()).map(str::to_owned).collect::<Vec<_>>()
-    };
+    // Not `to_str`: it gives up where a text is not ASCII.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let header = |name: &str| head.headers.get_all(name).iter().map(|value| text(value.as_bytes())).collect::<Vec<_>>();
     let audit_id = header("audit-id").pop().unwrap_or_default();
     Ok(Answer { audit_id, reply: Reply { code: head.status.as_u16(), warnings: header("warning"), body } })
 }
@@ -92,16 +92,18 @@ pub fn plain(header: &str) -> String {
 
 /// What the validating webhook has written into the audit log about a request.
 pub async fn audited(bed: &Bed, audit_id: &str) -> Result<String> {
+    annotation(bed, audit_id, ".mandate.dev/findings").await
+}
+
+/// The annotation that ends so, of a request in the audit log.
+pub async fn annotation(bed: &Bed, audit_id: &str, ending: &str) -> Result<String> {
     let log = bed.audit_log().context("a bed with an audit log")?;
     until("an entry of the audit log", || async {
         let text = std::fs::read_to_string(log).ok()?;
         let event: Value =
             text.lines().filter(|line| line.contains(audit_id)).find_map(|line| serde_json::from_str(line).ok())?;
         let annotations = event["annotations"].as_object()?;
-        annotations
-            .iter()
-            .find(|(name, _)| name.ends_with(".mandate.dev/findings"))
-            .map(|(_, text)| text.as_str().unwrap_or_default().to_owned())
+        annotations.iter().find(|(name, _)| name.ends_with(ending)).map(|(_, text)| text.as_str().unwrap_or_default().to_owned())
     })
     .await
 }

@@ -85,8 +85,16 @@ impl Set {
     }
 
     /// Namespace of the request.
-    fn here(&self) -> String {
+    pub fn here(&self) -> String {
         self.real_namespace(self.case.asked.request.namespace.as_deref().unwrap_or(case::NAMESPACE))
+    }
+
+    /// The resource of the request, with its subresource.
+    pub fn resource(&self) -> String {
+        match self.case.asked.request.resource() {
+            (_, resource, "") => resource.to_owned(),
+            (_, resource, subresource) => format!("{resource}/{subresource}"),
+        }
     }
 
     /// One object of the case's world.
@@ -230,7 +238,7 @@ impl Set {
     }
 
     /// A text of the API server with the names that stand in the case.
-    fn written_text(&self, text: &str) -> String {
+    pub fn written_text(&self, text: &str) -> String {
         let mut text =
             self.names.iter().filter(|(written, _)| !written.is_empty()).fold(text.to_owned(), |text, (written, real)| {
                 if *real == self.namespace { text } else { text.replace(real, written) }
@@ -324,7 +332,8 @@ impl Set {
         Verdict::new(verdict.findings.iter().cloned().chain(refused).collect())
     }
 
-    async fn send(&self, admin: &Client) -> Result<Answer> {
+    /// Sends the request, as a dry run.
+    pub async fn send(&self, admin: &Client) -> Result<Answer> {
         let request = &self.case.asked.request;
         let (_, resource, subresource) = request.resource();
         let object = self.complete(&request.object);
