@@ -103,7 +103,7 @@ fn explain_lists_every_rule_and_tells_all_about_one() {
     assert_eq!(ids, RULES.iter().map(|rule| rule.id).collect::<Vec<_>>());
     for rule in RULES {
         let text = printed(&["explain", rule.id]);
-        for part in [rule.id, rule.what, rule.why, rule.fix].into_iter().chain(rule.references.iter().copied()) {
+        for part in [rule.id, rule.what, rule.why, rule.fix, rule.allows].into_iter().chain(rule.references.iter().copied()) {
             assert!(text.contains(part), "`mandate explain {}` does not say {part:?}", rule.id);
         }
     }

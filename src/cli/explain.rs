@@ -24,18 +24,32 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     };
     writeln!(
         out,
-        "{}  (refused from profile {} on; since {})\n\nFinds: {}\n\nWhy: {}\n\nInstead: {}",
+        "{}  ({}; since {})\n\nFinds: {}\n\nWhy: {}\n\nInstead: {}",
         rule.id,
-        level(rule.level),
+        outcome(rule.level),
         rule.since,
         rule.what,
         rule.why,
         rule.fix
     )?;
+    if !rule.allows.is_empty() {
+        writeln!(out, "\nA policy's `allow` names: {}", rule.allows)?;
+    }
     for reference in rule.references {
         writeln!(out, "\nSee: {reference}")?;
     }
     Ok(Outcome::Done)
+}
+
+/// What becomes of what the rule finds, where a policy says nothing else.
+fn outcome(level: Level) -> &'static str {
+    match level {
+        Level::Always => "refused whatever a policy says",
+        Level::Baseline => "refused under both profiles",
+        Level::Restricted => "refused under restricted, a warning under baseline",
+        Level::Advice => "a warning under both profiles",
+        Level::OptIn => "nothing, until a policy gives it an action",
+    }
 }
 
 /// From which profile on a rule refuses, as people write it.

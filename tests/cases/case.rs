@@ -257,9 +257,12 @@ impl Request {
             (None, Some("AgentPolicy")) => ("mandate.dev", "agentpolicies", ""),
             (None, Some("PolicyWaiver")) => ("mandate.dev", "policywaivers", ""),
             (None, Some("ClusterAgentPolicy")) => ("mandate.dev", "clusteragentpolicies", ""),
-            (None, kind) => On::of_kind(self.object["apiVersion"].as_str().unwrap_or_default(), kind.unwrap_or_default())
-                .map(|on| (on.resource().0, on.resource().2, on.resource().3))
-                .unwrap_or_else(|| panic!("the case must say which resource {kind:?} is")),
+            (None, kind) => {
+                let on = On::of_kind(self.object["apiVersion"].as_str().unwrap_or_default(), kind.unwrap_or_default());
+                let Some(on) = on else { panic!("the case must say which resource {kind:?} is") };
+                let (group, _, resource, subresource) = on.resource();
+                (group, resource, subresource)
+            }
         }
     }
 

@@ -172,6 +172,57 @@ fn documents_know_each_other() {
 }
 
 #[test]
+fn a_pod_is_judged_by_what_its_documents_tell_of_the_objects_it_uses() {
+    let pod = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: a}
+spec:
+  automountServiceAccountToken: false
+  serviceAccountName: builder
+  containers:
+  - name: a
+    env:
+    - {name: K, valueFrom: {configMapKeyRef: {name: tls, key: tls.key}}}
+  volumes:
+  - name: data
+    persistentVolumeClaim: {claimName: data}
+";
+    let others = "\
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: builder, namespace: finance}, imagePullSecrets: [{name: registry}]}
+---
+{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data, namespace: finance}, spec: {volumeName: disk}}
+---
+{apiVersion: v1, kind: PersistentVolume, metadata: {name: disk}, spec: {hostPath: {path: /etc/kubernetes}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: tls, namespace: finance}
+data:
+  tls.key: |
+    -----BEGIN PRIVATE KEY-----
+    bm90IGEga2V5LCBub3IgYW55dGhpbmcgdGhhdCBvcGVucyBhbnl0aGluZw==
+    -----END PRIVATE KEY-----
+";
+    let dir = files("related", &[("pod.yaml", pod), ("others.yaml", others)]);
+    assert_eq!(findings(&dir, &["pod.yaml", "-n", "finance"]), (0, vec![]));
+    // In another namespace nothing of that is known; a volume is of the whole cluster.
+    assert_eq!(findings(&dir, &["pod.yaml", "others.yaml"]).1.iter().filter(|found| found.starts_with("pod.yaml")).count(), 0);
+    let (status, found) = findings(&dir, &["pod.yaml", "others.yaml", "-n", "finance"]);
+    let of_pod: Vec<&str> = found.iter().map(String::as_str).filter(|found| found.starts_with("pod.yaml")).collect();
+    assert_eq!(status, 1);
+    assert_eq!(
+        of_pod,
+        [
+            "pod.yaml:6:3 deny image-pull-secret spec.serviceAccountName",
+            "pod.yaml:10:29 deny config-map-credential spec.containers[0].env[0].valueFrom.configMapKeyRef",
+            "pod.yaml:13:29 deny host-credential-path spec.volumes[0].persistentVolumeClaim.claimName",
+        ]
+    );
+    assert!(!lint(&dir, &[".", "-n", "finance"]).out.contains("bm90IGEg"));
+}
+
+#[test]
 fn a_task_is_dead_only_where_that_is_certain() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  namespace: finance\n  labels:\n    mandate.dev/task: t\nspec: {containers: [{name: a}]}\n";
     let task = |spec: &str| {

@@ -190,7 +190,7 @@ fn report(answers: &[(String, Result<()>)]) {
             (Ok(()), None) => {}
             (Err(why), Some(words)) if format!("{why:#}").contains(words) => {}
             (Err(why), Some(words)) => {
-                wrong.push(format!("{name}: should not be sent because of `{words}`, and this is said: {why:#}"))
+                wrong.push(format!("{name}: should not be sent because of `{words}`, and this is said: {why:#}"));
             }
             (Ok(()), Some(_)) => wrong.push(format!("{name}: is sent and answered as written; take it out of NOT_SENT")),
             (Err(why), None) => wrong.push(format!("{name}: {why:#}")),

@@ -427,7 +427,7 @@ async fn a_pod_that_cannot_be_looked_up_lets_nobody_in() -> Outcome {
         let open = send(&place.admin, "POST", &way, &Value::Null);
         let _ = tokio::time::timeout(Duration::from_secs(1), open).await;
         let calls = std::fs::read_to_string(log).ok()?;
-        calls.lines().filter(|call| call.contains("/pods/web/exec")).last().filter(|call| call.contains(refused)).map(|_| ())
+        calls.lines().rfind(|call| call.contains("/pods/web/exec")).filter(|call| call.contains(refused)).map(|_| ())
     })
     .await?;
     bed.stop().await?;

@@ -9,7 +9,7 @@ pub const RULE: Rule = Rule {
     id: "claimed-volume-secret",
     level: Level::Advice,
     what: "a pod claims a volume that is mounted with a static credential.",
-    why: "The PersistentVolume behind the claim hands a Secret to its driver, perhaps one of another namespace: the pod reaches what that credential opens, for as long as the volume stands. Seen where the claim and its volume are known: in manifests that are checked together, and in the report on a cluster.",
+    why: "The PersistentVolume behind the claim hands a Secret to its driver, perhaps one of another namespace: the pod reaches what that credential opens, for as long as the volume stands. Seen where the claim and its volume are known: in manifests that are checked together, and with `mandate lint --cluster`.",
     fix: "Use a class whose driver authenticates with the pod's short-lived token (CSIDriver tokenRequests), or have the claim named in the policy's `allow`.",
     references: &["https://kubernetes-csi.github.io/docs/token-requests.html"],
     since: "0.1.0",

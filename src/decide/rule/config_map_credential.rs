@@ -15,7 +15,7 @@ pub const RULE: Rule = Rule {
     id: "config-map-credential",
     level: Level::Restricted,
     what: "a ConfigMap holds a credential, and so does whoever uses it.",
-    why: "A ConfigMap is no place for secrets: many may read it, it is kept in repositories, and the credential in it never expires. Credentials are known by their formats; one of another format is not seen. In a pod it is seen where the ConfigMap is known: in manifests that are checked together, and in the report on a cluster. The webhook is never sent what a ConfigMap holds.",
+    why: "A ConfigMap is no place for secrets: many may read it, it is kept in repositories, and the credential in it never expires. Credentials are known by their formats; one of another format is not seen. In a pod it is seen where the ConfigMap is known: in manifests that are checked together, and with `mandate lint --cluster`. The webhook is never sent what a ConfigMap holds.",
     fix: "Take the credential out and revoke it; let a TaskScope issue a short-lived one.",
     references: &["https://kubernetes.io/docs/concepts/configuration/configmap/"],
     since: "0.1.0",

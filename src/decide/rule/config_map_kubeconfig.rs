@@ -10,7 +10,7 @@ pub const RULE: Rule = Rule {
     id: "config-map-kubeconfig",
     level: Level::Advice,
     what: "a ConfigMap holds a kubeconfig with a static credential in it.",
-    why: "The token, password or key in the kubeconfig opens a cluster to whoever may read the ConfigMap. In a pod it is seen where the ConfigMap is known: in manifests that are checked together, and in the report on a cluster. The webhook is never sent what a ConfigMap holds.",
+    why: "The token, password or key in the kubeconfig opens a cluster to whoever may read the ConfigMap. In a pod it is seen where the ConfigMap is known: in manifests that are checked together, and with `mandate lint --cluster`. The webhook is never sent what a ConfigMap holds.",
     fix: "Point the kubeconfig at a file (`tokenFile`) that a projected token or a task's credential fills.",
     references: &["https://kubernetes.io/docs/concepts/configuration/organize-cluster-access-kubeconfig/"],
     since: "0.1.0",

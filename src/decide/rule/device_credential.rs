@@ -11,7 +11,7 @@ pub const RULE: Rule = Rule {
     id: "device-credential",
     level: Level::Restricted,
     what: "the parameters of a claim to a device hold a credential.",
-    why: "The opaque parameters of a ResourceClaim are free form, reach a driver on the node, and may be read by whoever may read claims. Credentials are known by their formats. In a pod it is seen where the claim is known: in manifests that are checked together, and in the report on a cluster.",
+    why: "The opaque parameters of a ResourceClaim are free form, reach a driver on the node, and may be read by whoever may read claims. Credentials are known by their formats. In a pod it is seen where the claim is known: in manifests that are checked together, and with `mandate lint --cluster`.",
     fix: "Take the credential out and revoke it; let the driver read a short-lived one of its own.",
     references: &["https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/"],
     since: "0.1.0",

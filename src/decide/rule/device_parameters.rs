@@ -14,7 +14,7 @@ pub const RULE: Rule = Rule {
     id: "device-parameters",
     level: Level::Advice,
     what: "the parameters of a claim to a device have a member that is called as a credential is, such as `password`.",
-    why: "The opaque parameters of a ResourceClaim are free form: 10 KiB that reach a driver on the node and may be read by whoever may read claims. In a pod it is seen where the claim is known: in manifests that are checked together, and in the report on a cluster.",
+    why: "The opaque parameters of a ResourceClaim are free form: 10 KiB that reach a driver on the node and may be read by whoever may read claims. In a pod it is seen where the claim is known: in manifests that are checked together, and with `mandate lint --cluster`.",
     fix: "Let the driver read a short-lived credential of its own.",
     references: &["https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/"],
     since: "0.1.0",

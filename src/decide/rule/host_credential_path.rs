@@ -10,7 +10,7 @@ pub const RULE: Rule = Rule {
     id: "host-credential-path",
     level: Level::Restricted,
     what: "a volume mounts a directory of the node where credentials lie.",
-    why: "On the node lie the tokens and Secrets of all its pods, its own certificate and kubeconfig, keys of people, and the sockets of the container runtime, which is as good as root. Behind a claim it is seen where the claim and its volume are known: in manifests that are checked together, and in the report on a cluster.",
+    why: "On the node lie the tokens and Secrets of all its pods, its own certificate and kubeconfig, keys of people, and the sockets of the container runtime, which is as good as root. Behind a claim it is seen where the claim and its volume are known: in manifests that are checked together, and with `mandate lint --cluster`.",
     fix: "Use an emptyDir, a PersistentVolumeClaim, or a directory of the node that holds nothing else.",
     references: &["https://kubernetes.io/docs/concepts/storage/volumes/#hostpath"],
     since: "0.1.0",

@@ -9,7 +9,7 @@ pub const RULE: Rule = Rule {
     id: "storage-class-secret",
     level: Level::Advice,
     what: "the volumes of a class are made and mounted with a static credential.",
-    why: "The parameters of a StorageClass name Secrets that its driver uses in the name of whoever claims a volume. In a claim and in a pod it is seen where the class is known and named: in manifests that are checked together, and in the report on a cluster.",
+    why: "The parameters of a StorageClass name Secrets that its driver uses in the name of whoever claims a volume. In a claim and in a pod it is seen where the class is known and named: in manifests that are checked together, and with `mandate lint --cluster`.",
     fix: "Use a class whose driver authenticates with the pod's short-lived token (CSIDriver tokenRequests).",
     references: &["https://kubernetes-csi.github.io/docs/secrets-and-credentials-storage-class.html"],
     since: "0.1.0",

@@ -10,7 +10,7 @@ pub const RULE: Rule = Rule {
     id: "synced-secret",
     level: Level::Restricted,
     what: "a SecretProviderClass copies what it mounts into a Secret.",
-    why: "The Secrets Store CSI driver keeps what it fetches in the pod's memory, unless `secretObjects` has it written into a Secret of the namespace: there others reach it, and it stays as it was when it was written. In a pod it is seen where the SecretProviderClass is known: in manifests that are checked together, and in the report on a cluster.",
+    why: "The Secrets Store CSI driver keeps what it fetches in the pod's memory, unless `secretObjects` has it written into a Secret of the namespace: there others reach it, and it stays as it was when it was written. In a pod it is seen where the SecretProviderClass is known: in manifests that are checked together, and with `mandate lint --cluster`.",
     fix: "Remove `secretObjects` and read the mounted files.",
     references: &["https://secrets-store-csi-driver.sigs.k8s.io/topics/sync-as-kubernetes-secret"],
     since: "0.1.0",
