@@ -281,11 +281,12 @@ pub fn effect(world: &World, namespace: &str, waiver: &Waiver, now: Timestamp) -
     }
     // A policy that honours no waivers goes on refusing whatever others say.
     let strict = holding().filter(|(name, spec)| spec.guardrails.workloads.is_some() && !by.contains(name)).map(|(name, _)| name);
-    let mut message = format!("honoured by ClusterAgentPolicy `{}` until {}", by.join("`, `"), waiver.expires_at);
     let strict: Vec<&str> = strict.collect();
-    if !strict.is_empty() {
-        message.push_str(&format!("; `{}` does not honour it and holds as before", strict.join("`, `")));
-    }
+    let strict = match strict.as_slice() {
+        [] => String::new(),
+        names => format!("; `{}` does not honour it and holds as before", names.join("`, `")),
+    };
+    let message = format!("honoured by ClusterAgentPolicy `{}` until {}{strict}", by.join("`, `"), waiver.expires_at);
     if missing.is_empty() {
         return Effect { counts: true, reason: "Honoured", message };
     }

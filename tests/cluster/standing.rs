@@ -548,7 +548,7 @@ async fn memory_stays_flat_with_fifty_thousand_pods() -> Outcome {
     println!("with one pod: {} MiB", memory("VmRSS:"));
     let make = |number: usize| {
         let mut pod = pod(&format!("p{number}"));
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             pod["spec"]["containers"][0]["env"] = json!([]);
         }
         let pod: Result<Pod, _> = serde_json::from_value(pod);

@@ -252,7 +252,7 @@ impl Publisher {
     }
 
     /// A status, where it is news.
-    fn of<K: Resource<DynamicType = ()>>(
+    fn of<K>(
         &self,
         metadata: &ObjectMeta,
         found: Option<&K::Status>,
@@ -260,7 +260,7 @@ impl Publisher {
         label: metrics::Resource,
     ) -> Option<News>
     where
-        K: HasStatus,
+        K: Resource<DynamicType = ()> + HasStatus,
     {
         if found == Some(new) {
             return None;
