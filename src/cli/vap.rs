@@ -11,7 +11,7 @@ use super::{Outcome, print};
 use crate::api::{AgentPolicy, ClusterAgentPolicy, Mode, Profile, Workloads};
 use crate::decide::cel::{Extent, Gap};
 use crate::decide::world::{Asked, Loaded, World};
-use crate::install::vap::{self, Guard};
+use crate::install::vap::{self, Guard, Kinds};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -28,13 +28,17 @@ pub(super) struct Args {
     /// First part of the policies' names
     #[arg(long, value_name = "PREFIX", default_value = vap::PREFIX)]
     name_prefix: String,
+    /// Also judge what the webhook is not asked about, such as ConfigMaps and claims to volumes,
+    /// and what stands in no namespace: volumes, their classes, requests for certificates
+    #[arg(long)]
+    all_kinds: bool,
     /// List what these policies cannot see, and why, instead
     #[arg(long)]
     gaps: bool,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let Args { guarded, policies, profile, name_prefix, gaps } = args;
+    let Args { guarded, policies, profile, name_prefix, all_kinds, gaps } = args;
     let mut out = std::io::stdout().lock();
     if *gaps {
         out.write_all(missing("").as_bytes())?;
@@ -47,7 +51,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     }
     out.write_all(format!("# The rules of Mandate as ValidatingAdmissionPolicies, printed by `mandate vap`. Print them\n# anew when a policy or the version changes. What they cannot see:\n#\n{}", missing("# ")).as_bytes())?;
     drop(out);
-    print::documents(&vap::objects(name_prefix, &guards))
+    let kinds = if *all_kinds { Kinds::All } else { Kinds::OfWebhook };
+    print::documents(&vap::objects(name_prefix, &guards, kinds))
 }
 
 /// Lets a profile hold in the place of every policy.
@@ -56,9 +61,9 @@ fn hold_to(profile: Profile, guards: &mut Vec<Guard>) {
         Profile::Baseline => return,
         Profile::Restricted => "profile restricted".to_owned(),
     };
+    let workloads = Workloads { profile, ..Workloads::BUILT_IN };
     for Guard { asked, .. } in guards {
-        *asked =
-            vec![Asked { policy: policy.clone(), mode: Mode::Enforce, workloads: Workloads { profile, ..Workloads::BUILT_IN } }];
+        *asked = vec![Asked { policy: policy.clone(), mode: Mode::Enforce, workloads: workloads.clone(), honours: vec![] }];
     }
 }
 

@@ -24,7 +24,7 @@ pub use gap::{Extent, Gap, gaps};
 use once::Once;
 use reading::{LISTS, Reader, Said, Truth, any_of, indented, literal, member, said};
 
-use super::admit::{MANDATE, severity};
+use super::admit::{MANDATE, TO_COME, severity};
 use super::finding::Severity;
 use super::pod::CONTAINER_LISTS;
 use super::rule::Level;
@@ -49,19 +49,21 @@ pub struct Ground {
     /// Whether pods are made from the object: nothing in it refuses, it warns of what its pods
     /// will meet.
     pub makes_pods: bool,
+    /// Whether only what stands in its `metadata` is looked at.
+    pub metadata_alone: bool,
 }
 
 impl Ground {
     /// Objects of a kind.
     #[must_use]
     pub const fn whole(on: On) -> Self {
-        Self { on, at: "", makes_pods: matches!(on, On::StatefulSet) }
+        Self { on, at: "", makes_pods: matches!(on, On::StatefulSet), metadata_alone: false }
     }
 
     /// Templates of pods at this place.
     #[must_use]
     pub const fn template(at: &'static str) -> Self {
-        Self { on: On::Pod, at, makes_pods: true }
+        Self { at, makes_pods: true, ..Self::whole(On::Pod) }
     }
 
     /// Whether the API server has yet to fill in what it fills in.
@@ -219,6 +221,9 @@ struct Tree<'a> {
 fn trees<'a>(ground: Ground, asked: &'a [Asked], severity: Severity) -> BTreeMap<String, Tree<'a>> {
     let mut trees: BTreeMap<String, Tree<'a>> = BTreeMap::new();
     for site in program().sites(ground.on) {
+        if ground.metadata_alone && site.steps.first() != Some(&Step::Member("metadata")) {
+            continue;
+        }
         let cases = cases(site, asked);
         let Some(steps) = of_any_list(site) else { continue };
         if cases.iter().any(|case| ground.weigh(case.severity) == severity) {
@@ -367,7 +372,7 @@ impl<'a> Tree<'a> {
 
 impl Leaf<'_> {
     fn pieces(&self, reader: &Reader, book: &mut Book) -> Vec<Piece> {
-        let Self { site, steps: _, cases, severity, ground } = self;
+        let Self { site, steps, cases, severity, ground } = self;
         let mut pieces = vec![];
         // Where two policies find the same, the graver one speaks; see `admit`.
         let mut before: Vec<(Vec<Said>, Truth)> = vec![];
@@ -375,7 +380,7 @@ impl Leaf<'_> {
             let allowed =
                 site.allow.as_ref().zip(case.setting).map_or(Truth::No, |(place, setting)| reader.allows(place, setting));
             let broken = reader.holds(&site.when, case.workloads).and(allowed.not());
-            let message = reader.text(&site.message, case.workloads);
+            let message = reader.text(&site.message, steps, case.workloads);
             let mut when = broken.clone();
             for (_, other) in before.iter().filter(|(words, _)| *words == message) {
                 when = if *other == broken { Truth::No } else { when.and(other.clone().not()) };
@@ -391,7 +396,9 @@ impl Leaf<'_> {
     /// One finding, as a record.
     fn record(&self, message: &[Said], case: &Case<'_>, reader: &Reader, book: &mut Book) -> String {
         let Self { site, steps, ground, .. } = self;
-        let help = reader.text(&site.help, case.workloads);
+        let help = reader.text(&site.help, steps, case.workloads);
+        let to_come = if ground.weigh(case.severity) == case.severity { "" } else { TO_COME };
+        let message = [&[Said::Words(to_come.to_owned())], message].concat();
         let policy = Said::Words(format!(" ({})", case.policy));
         let ending: Vec<Said> = match help.as_slice() {
             [] => vec![policy],
@@ -405,7 +412,7 @@ impl Leaf<'_> {
         let id = vec![Said::Words(site.rule.id.to_owned())];
         let path = reader.path(ground.at, steps, site.field);
         let end = vec![Said::Words(RECORD.to_owned())];
-        let parts = said([id, field(), path, field(), message.to_vec(), field(), ending, end].concat());
+        let parts = said([id, field(), path, field(), message, field(), ending, end].concat());
         let parts: Vec<String> = parts.iter().map(Said::expression).collect();
         format!("[{}].join('')", parts.join(", "))
     }

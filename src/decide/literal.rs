@@ -148,8 +148,8 @@ formats! {
 /// length of the pattern.
 pub const MARK: &str = "[0-9A-Za-z_~-]{16}|[0-9A-Za-z+/]{40}|://[^/@]*:[^/]*@|oracle:thin:|(?i:password|pwd)=|PRIVATE KEY|\"auth\": ?\"|uthorization:|[?&]sig=|hooks\\.slack|[0-9]Q~";
 
-/// What every text with a credential of a [`KNOWN`] form also has: a few letters of its form. It
-/// is asked after [`MARK`], which many texts have that are only long.
+/// What every text with a credential of a [`KNOWN`] form also has: a few letters of its form. In
+/// the API server it is asked after [`MARK`], which many texts have that are only long.
 pub const HINT: &str = concat!(
     "(?:^|[^0-9A-Za-z])(?:sk[-_]|SK[0-9a-f]{8}|pat[0-9A-Za-z]{14}\\.|[MNO][0-9A-Za-z_-]{23,25}\\.|dapi|cio|oy2|fc-|LTAI|A(?:KI|SI|BI|CC)A|ABSK)",
     "|-us[0-9]|(?i:password|pwd)=|://[^/@]*:[^/]*@|oracle:thin:|token[ =:\"']+[0-9a-z]{6}\\.|[?&][a-z_]*(?:key|token|sig)=",
@@ -209,7 +209,8 @@ mod tests {
         ]
         .iter()
         .fold(format.pattern.to_owned(), |pattern, edge| pattern.replace(edge, ""))
-        .replace("(?:[;&\"' \\t\\r\\n]|$)", "");
+        .replace("(?:[;&\"' \\t\\r\\n]|$)", "")
+        .replace("(?:[\"' \\t\\r\\n]|$)", "");
         let texts = proptest::string::string_regex(&bare).unwrap_or_else(|error| panic!("{}: {error}", format.name));
         let mut runner = TestRunner::deterministic();
         std::iter::repeat_with(|| texts.new_tree(&mut runner).unwrap().current()).take(40).collect()
@@ -241,6 +242,14 @@ mod tests {
             };
             let text = format!("{between}{}{between}{}", part(&pieces[one]), part(&pieces[other]));
             assert_eq!(is_known(&text), all.is_match(&text), "{} and {} letters", text.len(), between.len());
+        }
+    }
+
+    #[test]
+    fn every_form_has_its_hint() {
+        let hint = Regex::new(HINT).unwrap();
+        for format in FORMATS {
+            assert!(examples(format).iter().all(|text| hint.is_match(text)), "{} has no hint", format.name);
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::name;
 use super::rbac::meta;
-use super::webhooks::SPEC_OR_TASK;
+use super::webhooks::{SPEC_OR_TASK, TEXTS_ALONE};
 use super::{InstallError, NAMESPACE};
 use crate::api::names::MANAGER;
 use crate::decide::cel::{self, Gap, Ground, Variable};
@@ -37,22 +37,22 @@ const UNTOLD: &str = "there are findings whose words do not fit here; `mandate l
 /// Namespaces where the policies ask the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guard {
-    /// The namespaces, in the order in which they were given.
+    /// The namespaces, in the order in which they were given; none for what stands in none.
     pub namespaces: Vec<String>,
     /// What is asked there.
     pub asked: Vec<Asked>,
 }
 
-/// What the policies of a world ask in these namespaces.
+/// What the policies of a world ask in these namespaces, and of what stands in none.
 ///
 /// # Errors
 /// A name that is no namespace, or one of a namespace that cannot be guarded.
 pub fn guards(world: &World, namespaces: &[String]) -> Result<Vec<Guard>, InstallError> {
-    let mut guards: Vec<Guard> = vec![];
+    let mut guards = vec![Guard { namespaces: vec![], asked: world.asked_of_pods("").0 }];
     for namespace in namespaces {
         let namespace = name::guarded(namespace.clone(), NAMESPACE)?;
         let (asked, _) = world.asked_of_pods(&namespace);
-        match guards.iter_mut().find(|guard| guard.asked == asked) {
+        match guards.iter_mut().skip(1).find(|guard| guard.asked == asked) {
             Some(guard) if guard.namespaces.contains(&namespace) => {}
             Some(guard) => guard.namespaces.push(namespace),
             None => guards.push(Guard { namespaces: vec![namespace], asked }),
@@ -69,15 +69,35 @@ struct Form {
     rules: Vec<Value>,
     /// Which requests are looked at, as a name and an expression.
     when: Option<(&'static str, String)>,
+    /// What becomes of a request that cannot be judged.
+    unjudged: &'static str,
 }
 
-/// Every form of object that rules can look at.
-fn forms() -> Vec<Form> {
+/// Which kinds of objects are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinds {
+    /// Those that the webhook is asked about.
+    OfWebhook,
+    /// All that rules look at, in no namespace too.
+    All,
+}
+
+/// Every form of object of these kinds.
+fn forms(kinds: Kinds) -> Vec<Form> {
     let pods = Form {
         name: "pods".to_owned(),
         ground: Ground::whole(On::Pod),
         rules: vec![rule(WRITE, "", "v1", &["pods"]), rule(UPDATE, "", "v1", &["pods/ephemeralcontainers"])],
         when: Some(("spec-or-task", SPEC_OR_TASK.to_owned())),
+        unjudged: "Fail",
+    };
+    // As the webhook's: labels and annotations of pods that run stay in their keepers' hands.
+    let texts = Form {
+        name: "pod-metadata".to_owned(),
+        ground: Ground { metadata_alone: true, ..Ground::whole(On::Pod) },
+        rules: vec![rule(UPDATE, "", "v1", &["pods"])],
+        when: Some(("texts-alone", TEXTS_ALONE.to_owned())),
+        unjudged: "Ignore",
     };
     let made_by_spec = vec![
         rule(WRITE, "apps", "v1", &["daemonsets", "deployments", "replicasets", "statefulsets"]),
@@ -86,11 +106,16 @@ fn forms() -> Vec<Form> {
     ];
     let mut all = vec![
         pods,
+        texts,
         Form::of_templates("templates", "spec.template", made_by_spec),
         Form::of_templates("cronjobs", "spec.jobTemplate.spec.template", vec![rule(WRITE, "batch", "v1", &["cronjobs"])]),
         Form::of_templates("podtemplates", "template", vec![rule(WRITE, "", "v1", &["podtemplates"])]),
     ];
-    all.extend(On::ALL.iter().filter(|on| **on != On::Pod).map(|on| Form::of_kind(*on)));
+    let is_asked = |on: &On| match kinds {
+        Kinds::All => true,
+        Kinds::OfWebhook => matches!(on, On::Secret | On::TokenRequest | On::ServiceAccount | On::Binding | On::StatefulSet),
+    };
+    all.extend(On::ALL.iter().filter(|on| **on != On::Pod && is_asked(on)).map(|on| Form::of_kind(*on)));
     all
 }
 
@@ -101,7 +126,13 @@ fn rule(operations: &[&str], group: &str, version: &str, resources: &[&str]) -> 
 impl Form {
     fn of_templates(name: &str, at: &'static str, rules: Vec<Value>) -> Self {
         let changed = format!("request.operation == 'CREATE' || object.{at} != oldObject.{at}");
-        Self { name: name.to_owned(), ground: Ground::template(at), rules, when: Some(("template-changed", changed)) }
+        Self {
+            name: name.to_owned(),
+            ground: Ground::template(at),
+            rules,
+            when: Some(("template-changed", changed)),
+            unjudged: "Fail",
+        }
     }
 
     fn of_kind(on: On) -> Self {
@@ -110,12 +141,20 @@ impl Form {
             "" => (resource.to_owned(), resource.to_owned(), WRITE),
             below => (format!("{resource}-{below}"), format!("{resource}/{below}"), CREATE),
         };
-        Self { name, ground: Ground::whole(on), rules: vec![rule(operations, group, version, &[&path])], when: None }
+        // The older way to bind a pod is still served.
+        let resources = if on == On::Binding { vec![path.as_str(), "bindings"] } else { vec![path.as_str()] };
+        Self {
+            name,
+            ground: Ground::whole(on),
+            rules: vec![rule(operations, group, version, &resources)],
+            when: None,
+            unjudged: "Fail",
+        }
     }
 
     /// The policy for one severity, where something can be found at it.
     fn policy(&self, name: &str, asked: &[Asked], severity: Severity) -> Option<Value> {
-        let Self { ground, rules, when, .. } = self;
+        let Self { ground, rules, when, unjudged, .. } = self;
         let variables = cel::variables(*ground, asked, severity)?;
         let variables: Vec<Value> =
             variables.into_iter().map(|Variable { name, expression }| json!({"name": name, "expression": expression})).collect();
@@ -128,7 +167,7 @@ impl Form {
             "reason": "Forbidden",
         });
         let mut spec = json!({
-            "failurePolicy": "Fail",
+            "failurePolicy": unjudged,
             "matchConstraints": {"matchPolicy": "Equivalent", "resourceRules": rules},
             "variables": variables,
             "validations": [validation],
@@ -145,11 +184,15 @@ const VERSION: &str = "admissionregistration.k8s.io/v1";
 /// Every policy with its binding, in an order in which they can be applied. Where the policies
 /// do not ask the same everywhere, names also hold the first namespace of those that agree.
 #[must_use]
-pub fn objects(prefix: &str, guards: &[Guard]) -> Vec<Value> {
+pub fn objects(prefix: &str, guards: &[Guard], kinds: Kinds) -> Vec<Value> {
     let mut all = vec![];
+    let several = guards.iter().filter(|guard| !guard.namespaces.is_empty()).count() > 1;
     for Guard { namespaces, asked } in guards {
-        let guarded = if guards.len() > 1 { format!("{prefix}-{}", namespaces[0]) } else { prefix.to_owned() };
-        for form in forms() {
+        let guarded = match namespaces.first() {
+            Some(first) if several => format!("{prefix}-{first}"),
+            _ => prefix.to_owned(),
+        };
+        for form in forms(kinds).iter().filter(|form| form.ground.on.is_cluster_scoped() == namespaces.is_empty()) {
             for (severity, word, action) in
                 [(Severity::Deny, "deny", "Deny"), (Severity::Warn, "warn", "Warn"), (Severity::Audit, "audit", "Audit")]
             {
@@ -164,12 +207,11 @@ pub fn objects(prefix: &str, guards: &[Guard]) -> Vec<Value> {
 
 /// The namespaces are chosen by the label that the API server itself keeps on them.
 fn binding(name: &str, namespaces: &[String], action: &str) -> Value {
-    let guarded = json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": namespaces});
-    let spec = json!({
-        "policyName": name,
-        "validationActions": [action],
-        "matchResources": {"namespaceSelector": {"matchExpressions": [guarded]}},
-    });
+    let mut spec = json!({"policyName": name, "validationActions": [action]});
+    if !namespaces.is_empty() {
+        let guarded = json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": namespaces});
+        spec["matchResources"] = json!({"namespaceSelector": {"matchExpressions": [guarded]}});
+    }
     json!({"apiVersion": VERSION, "kind": "ValidatingAdmissionPolicyBinding", "metadata": meta(None, name), "spec": spec})
 }
 
@@ -187,6 +229,6 @@ pub const OTHERS: &[(&str, &str)] = &[
 /// The rules that these policies cannot say, or not all of.
 #[must_use]
 pub fn gaps() -> Vec<Gap> {
-    let grounds: Vec<Ground> = forms().iter().map(|form| form.ground).collect();
+    let grounds: Vec<Ground> = forms(Kinds::All).iter().map(|form| form.ground).collect();
     cel::gaps(&grounds)
 }

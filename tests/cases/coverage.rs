@@ -97,7 +97,8 @@ fn listed(list: &[(&str, &str)], case: &Case) -> Option<String> {
 fn unseen_by_lint(case: &Case) -> Option<String> {
     let of =
         |found: Result<Vec<Finding>, String>| found.map(|found| found.iter().map(Finding::to_string).collect::<BTreeSet<_>>());
-    let (decided, linted) = (of(seen::decided(case)).unwrap_or_default(), of(seen::linted(case)).unwrap_or_default());
+    let decided = of(seen::decided(case).map(|found| seen::as_of_manifest(&found))).unwrap_or_default();
+    let linted = of(seen::linted(case)).unwrap_or_default();
     if !decided.is_empty() && decided.is_subset(&linted) {
         return None;
     }
@@ -108,7 +109,13 @@ fn unseen_by_policies(case: &Case) -> Option<String> {
     if let Some(reason) = listed(seen::BY_POLICIES, case) {
         return Some(reason);
     }
-    let found = seen::decided(case).unwrap_or_default();
+    if seen::decided(case).unwrap_or_default().iter().any(|finding| finding.waiver.is_some()) {
+        return Some("which know no waivers".to_owned());
+    }
+    let Some(case) = seen::requested(Case::read(&case.file)) else {
+        return Some("of which they know nothing".to_owned());
+    };
+    let found = seen::decided(&case).unwrap_or_default();
     if found.is_empty() {
         return Some("because they mend nothing".to_owned());
     }

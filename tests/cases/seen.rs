@@ -48,6 +48,16 @@ pub fn words<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> Words {
     words
 }
 
+/// The same as lint has it: what a webhook only warns about in a template, since its pods are
+/// refused later, lint refuses.
+pub fn as_of_manifest(findings: &[Finding]) -> Vec<Finding> {
+    let of_manifest = |finding: &Finding| match finding.message.strip_prefix(admit::TO_COME) {
+        Some(message) => Finding { severity: Severity::Deny, message: message.to_owned(), ..finding.clone() },
+        None => finding.clone(),
+    };
+    findings.iter().map(of_manifest).collect()
+}
+
 /// The directory and the name of a case's file.
 pub fn name(case: &Case) -> String {
     format!("{}/{}", case.about, case.file.file_stem().unwrap_or_default().to_string_lossy())
@@ -71,14 +81,37 @@ pub fn namespace(case: &Case) -> &str {
     case.asked.request.namespace.as_deref().unwrap_or(case::NAMESPACE)
 }
 
+/// The case as an API server is asked about it: of a manifest, that it is made. None where no
+/// policy is about such an object.
+pub fn requested(mut case: Case) -> Option<Case> {
+    let request = &mut case.asked.request;
+    let text = |field: &str| request.object[field].as_str().unwrap_or_default();
+    match request.operation {
+        Verb::Connect => return None,
+        Verb::Manifest if On::of_kind(text("apiVersion"), text("kind")).is_none() => return None,
+        Verb::Manifest => request.operation = Verb::Create,
+        Verb::Create | Verb::Update => {}
+    }
+    // Of waivers they know nothing.
+    case.asked.world.retain(|manifest| manifest["kind"] != "PolicyWaiver");
+    (case.asked.request.resource().0 != "mandate.dev" && case.about != "unknown-request").then_some(case)
+}
+
 /// The webhook's decision about the object as it stands in the case.
 pub fn decided(case: &Case) -> Result<Vec<Finding>, String> {
+    let request = &case.asked.request;
+    if request.operation == Verb::Manifest {
+        return Ok(case.decided()?.verdict.findings);
+    }
     let (world, now) = (case.world()?, case.now()?);
-    Ok(case.asked.request.with(&case.asked.request.object, |review| admit::admit(&world, review, now)).findings)
+    Ok(request.with(&request.object, |review| admit::admit(&world, review, now)).findings)
 }
 
 /// What lint says of the same object, as a manifest.
 pub fn linted(case: &Case) -> Result<Vec<Finding>, String> {
+    if case.asked.request.operation == Verb::Manifest {
+        return decided(case);
+    }
     let mut object = case.asked.request.object.clone();
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.insert("namespace".to_owned(), namespace(case).into());
@@ -94,9 +127,15 @@ pub fn of_lint(case: &Case) -> Option<&'static str> {
     let text = |field: &str| object[field].as_str().unwrap_or_default();
     let json = object.to_string();
     let has_template = serde_json::from_str(&json).is_ok_and(|value| !workload::templates(&value).is_empty());
-    if case.asked.request.operation == Verb::Update {
+    if case.asked.request.operation == Verb::Manifest {
+        None
+    } else if case.about == "waivers" {
+        Some("a waiver is for what a workload's controller makes, and in a manifest nobody says who makes it")
+    } else if case.asked.request.operation == Verb::Update {
         Some("a manifest has no older version: all that is wrong in it is found")
-    } else if On::of_kind(text("apiVersion"), text("kind")).is_none() && !has_template {
+    } else if case.asked.request.operation == Verb::Connect
+        || (On::of_kind(text("apiVersion"), text("kind")).is_none() && !has_template)
+    {
         Some("it is about a request, not about a manifest")
     } else {
         None

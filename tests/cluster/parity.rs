@@ -16,17 +16,16 @@ use kube::Client;
 use mandate::api::ClusterAgentPolicy;
 use mandate::decide::admit;
 use mandate::decide::cel::Extent;
-use mandate::decide::finding::{Finding, Severity};
+use mandate::decide::finding::{Finding, Severity, Verdict};
 use mandate::decide::world::{Account, Loaded, World};
-use mandate::install::vap::{self, Guard};
+use mandate::install::vap::{self, Guard, Kinds};
 use serde_json::{Value, json};
 
 use crate::admission::request::{Answer, account, annotation, make, object, path, plain, request};
-use crate::admission::set::{Set, warning};
+use crate::admission::set::Set;
 use crate::admission::{AT_ONCE, NOT_SENT, corpus, people};
 use crate::bed::Bed;
 use crate::bed::mandate::{self as installed, NAMESPACE, apply};
-use crate::case::Case;
 use crate::place::{Outcome, Reply, now, until};
 use crate::seen::{self, Words};
 use crate::vap::{told, warned};
@@ -37,7 +36,7 @@ async fn the_policies_say_the_same_as_the_webhook_about_every_case() -> Outcome 
     let admin = bed.admin();
     make(&admin, &object("v1", "Namespace", NAMESPACE), None).await?;
     people(&admin).await?;
-    let cases = corpus().into_iter().filter(|(_, case)| is_for_policies(case)).enumerate();
+    let cases = corpus().into_iter().filter_map(|(name, case)| Some((name, seen::requested(case)?))).enumerate();
     let set_up = cases.map(|(number, (name, mut case))| {
         let admin = &admin;
         async move {
@@ -64,7 +63,7 @@ async fn the_policies_say_the_same_as_the_webhook_about_every_case() -> Outcome 
         }
     }
     for (number, (guard, resources)) in guards.into_iter().enumerate() {
-        for object in about(&resources, vap::objects(&format!("parity-{number}"), &[guard])) {
+        for object in about(&resources, vap::objects(&format!("parity-{number}"), &[guard], Kinds::All)) {
             apply(&admin, &object.to_string()).await?;
         }
     }
@@ -117,11 +116,6 @@ fn about(resources: &BTreeSet<String>, objects: Vec<Value>) -> Vec<Value> {
     };
     let pairs = objects.chunks(2).filter(|pair| pair.first().is_some_and(is_about));
     pairs.flatten().cloned().collect()
-}
-
-/// Whether the case is about something that policies are asked about at all.
-fn is_for_policies(case: &Case) -> bool {
-    case.asked.request.resource().0 != "mandate.dev" && case.about != "unknown-request"
 }
 
 /// Waits until the API server has taken up every policy and binding: it does so in the order in
@@ -250,8 +244,8 @@ async fn three<'a>(admin: &Client, pod: &Value, stored: &Value) -> Result<(BTree
     );
     let warned_of: BTreeSet<String> =
         by_webhook.warnings.iter().map(|text| nameless(&plain(text))).filter(|text| text.starts_with('[')).collect();
-    let warnings = linted.iter().filter(|finding| finding.severity == Severity::Warn).map(|finding| nameless(&warning(finding)));
-    let warnings: BTreeSet<String> = warnings.collect();
+    let verdict = Verdict::new(linted.clone());
+    let warnings: BTreeSet<String> = mandate::webhook::warnings(&verdict).iter().map(|text| nameless(text)).collect();
     ensure!(warned_of == warnings, "the webhook warns of {warned_of:#?}\nlint of {warnings:#?}");
 
     let by_policies = create(admin, "by-policies", pod).await?;

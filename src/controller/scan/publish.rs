@@ -252,13 +252,7 @@ impl Publisher {
     }
 
     /// A status, where it is news.
-    fn of<K>(
-        &self,
-        metadata: &ObjectMeta,
-        found: Option<&K::Status>,
-        new: &K::Status,
-        label: metrics::Resource,
-    ) -> Option<News>
+    fn of<K>(&self, metadata: &ObjectMeta, found: Option<&K::Status>, new: &K::Status, label: metrics::Resource) -> Option<News>
     where
         K: Resource<DynamicType = ()> + HasStatus,
     {

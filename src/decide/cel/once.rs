@@ -116,7 +116,11 @@ fn is_of_text(test: &Test) -> bool {
     match test {
         Test::Not(inner) => is_of_text(inner),
         Test::All(many) | Test::Any(many) => !many.is_empty() && many.iter().all(is_of_text),
-        Test::Text(place) | Test::OneOf(place, _) | Test::StartsWith(place, _) | Test::Matches(place, _) => is_text(place),
+        Test::Text(place)
+        | Test::OneOf(place, _)
+        | Test::StartsWith(place, _)
+        | Test::Matches(place, _)
+        | Test::Credential(place) => is_text(place),
         _ => false,
     }
 }

@@ -1,5 +1,6 @@
 //! Conditions and texts of one site as expressions.
 
+use super::super::literal as credential;
 use super::super::predicate::{From, Part, Place, Test};
 use super::super::site::{On, Step};
 use super::once::{Asked, Once};
@@ -170,6 +171,9 @@ const RESERVED: [&str; 21] = [
 const NULLABLE: [&str; 9] =
     ["audiences", "boundObjectRef", "containers", "expirationSeconds", "monitors", "requests", "rules", "secretRef", "sources"];
 
+/// The same of texts.
+const NULLABLE_TEXTS: [&str; 2] = ["apiGroup", "secretNamespace"];
+
 /// Whether the name can stand after a dot.
 fn is_name(name: &str) -> bool {
     !name.is_empty()
@@ -299,7 +303,15 @@ impl Reader {
     fn value(&self, place: &Place, default: &str) -> String {
         match self.place(place) {
             (value, []) => value,
-            (start, path) => format!("{}.orValue({default})", optional(&start, path)),
+            (start, path) => {
+                let value = format!("{}.orValue({default})", optional(&start, path));
+                match path.last() {
+                    Some(last) if NULLABLE_TEXTS.contains(last) => {
+                        format!("(type(dyn({value})) == string ? {value} : {default})")
+                    }
+                    _ => value,
+                }
+            }
         }
     }
 
@@ -332,6 +344,12 @@ impl Reader {
             }),
             Test::StartsWith(place, start) => Truth::If(format!("{}.startsWith({})", self.word(place), literal(start))),
             Test::Matches(place, regex) => Truth::If(format!("{}.matches({})", self.word(place), literal(regex.as_str()))),
+            // The cheaper pattern first: in the API server a look costs by the length of the pattern.
+            Test::Credential(place) => {
+                let text = self.word(place);
+                let looks = [credential::MARK, credential::HINT, credential::KNOWN];
+                Truth::If(looks.map(|pattern| format!("{text}.matches({})", literal(pattern))).join(" && "))
+            }
             // What is missing is neither.
             Test::Bool(place, true) => Truth::If(self.value(place, "false")),
             Test::Bool(place, false) => Truth::If(format!("!{}", self.value(place, "true"))),
@@ -398,18 +416,36 @@ impl Reader {
         })
     }
 
-    /// A text, under the numbers of a policy.
-    pub fn text(&self, parts: &[Part], workloads: &Workloads) -> Vec<Said> {
+    /// A text at a site that these steps lead to, under the numbers of a policy.
+    pub fn text(&self, parts: &[Part], steps: &[Step], workloads: &Workloads) -> Vec<Said> {
         let parts = parts.iter().map(|part| match part {
             Part::Words(words) => Said::Words((*words).to_owned()),
             Part::Limit(limit) => Said::Words(limit.of(workloads).to_string()),
             Part::Place(place, default) => {
-                // What has a number for default is one.
-                let default = if default.parse::<i64>().is_ok() { (*default).to_owned() } else { literal(default) };
+                let default = match (place, *default) {
+                    // What has no name is called by its place.
+                    (Place { from: From::Item(depth), path }, "") if path == &["name"] => self.called(*depth, steps),
+                    // What has a number for default is one.
+                    (_, number) if number.parse::<i64>().is_ok() => number.to_owned(),
+                    (_, default) => literal(default),
+                };
                 Said::Value(format!("string({})", self.value(place, &default)))
             }
         });
         said(parts.collect())
+    }
+
+    /// What a list item or map member of this depth is called that has no name.
+    fn called(&self, depth: usize, steps: &[Step]) -> String {
+        let entered = steps.iter().enumerate().filter(|(_, step)| step.is_entry()).nth(depth);
+        let (Some((at, entry)), Some(item)) = (entered, self.items.get(depth)) else { return literal("") };
+        let list = match steps.get(at.wrapping_sub(1)) {
+            Some(&ANY_LIST) => "list".to_owned(),
+            Some(Step::Member(name)) => literal(name),
+            _ => literal(""),
+        };
+        let (open, close) = if matches!(entry, Step::Members) { ("['", "']") } else { ("[", "]") };
+        format!("{list} + {} + string({}) + {}", literal(open), item.index, literal(close))
     }
 
     /// The path of a place that these steps lead to, in an object that holds it at `at`.
