@@ -61,6 +61,18 @@ pub fn guards(world: &World, namespaces: &[String]) -> Result<Vec<Guard>, Instal
     Ok(guards)
 }
 
+/// Kinds with the template of a pod, by group and resource.
+pub const WORKLOADS: &[(&str, &str)] = &[
+    ("apps", "daemonsets"),
+    ("apps", "deployments"),
+    ("apps", "replicasets"),
+    ("apps", "statefulsets"),
+    ("batch", "cronjobs"),
+    ("batch", "jobs"),
+    ("", "podtemplates"),
+    ("", "replicationcontrollers"),
+];
+
 /// One form of objects, with the requests that write it.
 struct Form {
     /// Part of the policies' names.

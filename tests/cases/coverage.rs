@@ -48,7 +48,7 @@ pub fn text(cases: &[Case], described: &BTreeMap<u32, String>) -> String {
         let passing = of_it().count() - caught.len();
         let what = described.get(&number).map_or("", String::as_str);
         if of_it().next().is_none() {
-            let _ = writeln!(text, "| {number} | no case yet | | | |");
+            let _ = writeln!(text, "| {number} | no file in the corpus | | | |");
             continue;
         }
         let (by_lint, not_by_lint) = counted(&caught, unseen_by_lint);
@@ -113,7 +113,7 @@ fn unseen_by_policies(case: &Case) -> Option<String> {
         return Some("which know no waivers".to_owned());
     }
     let Some(case) = seen::requested(Case::read(&case.file)) else {
-        return Some("of which they know nothing".to_owned());
+        return Some("which are asked about no such thing".to_owned());
     };
     let found = seen::decided(&case).unwrap_or_default();
     if found.is_empty() {

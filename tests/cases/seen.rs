@@ -34,8 +34,11 @@ const UNSET: &str = "in a manifest the webhook has yet to set a task's ServiceAc
 
 /// Cases that the policies see otherwise, with the reason. What only misses findings of rules
 /// that no expression can say is not listed; see [`of_policies`].
-pub const BY_POLICIES: &[(&str, &str)] =
-    &[("task-token/pointed-at-a-task", "of a token Secret of a task they say what they say of any")];
+pub const BY_POLICIES: &[(&str, &str)] = &[
+    ("literal-password/arguments", "lacks flags whose value is the next argument"),
+    ("literal-password/hooks-and-probes", "lacks flags whose value is the next argument"),
+    ("task-token/pointed-at-a-task", "of a token Secret of a task they say what they say of any"),
+];
 
 /// The words of findings, by what happens because of them.
 pub type Words = BTreeMap<Severity, BTreeSet<String>>;
@@ -81,20 +84,19 @@ pub fn namespace(case: &Case) -> &str {
     case.asked.request.namespace.as_deref().unwrap_or(case::NAMESPACE)
 }
 
-/// The case as an API server is asked about it: of a manifest, that it is made. None where no
-/// policy is about such an object.
+/// The case as the policies are asked about it; none where it is about no request that they are
+/// asked about.
 pub fn requested(mut case: Case) -> Option<Case> {
-    let request = &mut case.asked.request;
-    let text = |field: &str| request.object[field].as_str().unwrap_or_default();
-    match request.operation {
-        Verb::Connect => return None,
-        Verb::Manifest if On::of_kind(text("apiVersion"), text("kind")).is_none() => return None,
-        Verb::Manifest => request.operation = Verb::Create,
-        Verb::Create | Verb::Update => {}
-    }
     // Of waivers they know nothing.
     case.asked.world.retain(|manifest| manifest["kind"] != "PolicyWaiver");
-    (case.asked.request.resource().0 != "mandate.dev" && case.about != "unknown-request").then_some(case)
+    let request = &case.asked.request;
+    let (group, resource, subresource) = match request.operation {
+        Verb::Create | Verb::Update => request.resource(),
+        Verb::Connect | Verb::Manifest => return None,
+    };
+    let is_known = vap::WORKLOADS.contains(&(group, resource)) || On::of_resource(group, resource, subresource).is_some();
+    let is_part_of_pod = (resource, subresource) == ("pods", "ephemeralcontainers");
+    (is_known || is_part_of_pod).then_some(case)
 }
 
 /// The webhook's decision about the object as it stands in the case.
