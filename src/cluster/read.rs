@@ -84,11 +84,11 @@ where
 }
 
 /// The object; of one that cannot be read, its metadata, once the log has it.
-fn said<K: Resource<DynamicType = ()>>(read: Read<K>) -> Result<K, ObjectMeta> {
+fn said<K: Resource<DynamicType = ()>>(read: Read<K>) -> Result<K, Box<ObjectMeta>> {
     let (namespace, name) = (read.namespace().unwrap_or_default(), read.name_any());
     read.object.map_err(|why| {
         warn!(kind = %K::kind(&()), namespace, name, why, "an object cannot be read, and counts as gone");
-        read.meta
+        Box::new(read.meta)
     })
 }
 

@@ -1,5 +1,7 @@
 //! Conditions and texts of one site as expressions.
 
+use std::fmt::Write as _;
+
 use super::super::literal as credential;
 use super::super::predicate::{From, Part, Place, Test};
 use super::super::site::{On, Step};
@@ -129,7 +131,8 @@ pub(super) fn literal(text: &str) -> String {
             '\\' => all.push_str(r"\\"),
             '\'' => all.push_str(r"\'"),
             '\n' => all.push_str(r"\n"),
-            c if c.is_control() => all.push_str(&format!("\\u{:04x}", u32::from(c))),
+            // INVARIANT: writing to a String cannot fail.
+            c if c.is_control() => _ = write!(all, "\\u{:04x}", u32::from(c)),
             c => all.push(c),
         }
     }
