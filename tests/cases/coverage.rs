@@ -126,12 +126,12 @@ fn unseen_by_policies(case: &Case) -> Option<String> {
 /// What no expression can say.
 fn gaps() -> String {
     let mut text = "| rule | not seen | what the expressions lack |\n|---|---|---|\n".to_owned();
-    for gap in vap::gaps() {
+    for gap in seen::gaps() {
         let extent = match gap.extent {
             Extent::Whole => "at all",
             Extent::Part => "in part",
         };
-        let lacks: Vec<&str> = gap.lacks.into_iter().collect();
+        let lacks: Vec<&str> = gap.lacks.iter().copied().collect();
         let _ = writeln!(text, "| `{}` | {extent} | {} |", gap.rule.id, lacks.join("; "));
     }
     for (what, why) in vap::OTHERS {

@@ -5,9 +5,10 @@
 //! is not listed must come out alike, in the same words, and one that is listed must not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
 
 use mandate::decide::admit;
-use mandate::decide::cel::Extent;
+use mandate::decide::cel::{Extent, Gap};
 use mandate::decide::finding::{Finding, Severity};
 use mandate::decide::rule::find;
 use mandate::decide::site::On;
@@ -144,11 +145,17 @@ pub fn of_lint(case: &Case) -> Option<&'static str> {
     }
 }
 
+/// What no expression can say; found out once.
+pub fn gaps() -> &'static [Gap] {
+    static GAPS: LazyLock<Vec<Gap>> = LazyLock::new(vap::gaps);
+    &GAPS
+}
+
 /// Of the webhook's findings those that the policies cannot see, by the rule, with the reason.
 pub fn of_policies(finding: &Finding) -> Option<String> {
     if find(finding.rule).is_none() {
         return Some("what is about tasks and policies themselves is the webhook's alone".to_owned());
     }
-    let gap = vap::gaps().into_iter().find(|gap| gap.rule.id == finding.rule && gap.extent == Extent::Whole)?;
-    Some(format!("lacks {}", gap.lacks.into_iter().collect::<Vec<_>>().join("; ")))
+    let gap = gaps().iter().find(|gap| gap.rule.id == finding.rule && gap.extent == Extent::Whole)?;
+    Some(format!("lacks {}", gap.lacks.iter().copied().collect::<Vec<_>>().join("; ")))
 }
