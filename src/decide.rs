@@ -16,6 +16,7 @@
 
 pub mod access;
 pub mod admit;
+pub mod authorize;
 pub mod cel;
 pub mod check;
 pub mod finding;

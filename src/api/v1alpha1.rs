@@ -1,11 +1,16 @@
 //! Version `v1alpha1`: one file a kind.
 
+mod action_rule;
 mod agent_identity;
 mod agent_policy;
 mod agent_task;
 mod policy_waiver;
 mod task_scope;
+mod tool_server;
 
+pub use action_rule::{
+    ActionMatch, ActionRule, ApprovalDemand, Bound, CountedBy, HistoryCondition, RateLimit, TimeWindow, Weekday, When,
+};
 pub use agent_identity::{ActsFor, AgentIdentity, AgentIdentitySpec, AgentIdentityStatus};
 pub use agent_policy::{
     Action, AgentPolicy, AgentPolicySpec, AgentPolicyStatus, AllowedSecretKey, ClusterAgentPolicy, ClusterAgentPolicySpec,
@@ -16,7 +21,12 @@ pub use agent_task::{
     Requester,
 };
 pub use policy_waiver::{PolicyWaiver, PolicyWaiverSpec, PolicyWaiverStatus, WaivedObject};
-pub use task_scope::{Credential, KubernetesGrant, SecretKey, ServiceAccountToken, Subject, TaskScope, TaskScopeSpec};
+pub use task_scope::{
+    Credential, KubernetesGrant, Limits, SecretKey, ServiceAccountToken, Subject, TaskScope, TaskScopeSpec, ToolGrant,
+};
+pub use tool_server::{
+    Argument, ArgumentType, Drift, McpServer, ResourceClass, Tool, ToolServer, ToolServerSpec, ToolServerStatus,
+};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
@@ -34,6 +44,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         ClusterAgentPolicy::crd(),
         PolicyWaiver::crd(),
         TaskScope::crd(),
+        ToolServer::crd(),
     ];
     all.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     all.into_iter().map(polished).collect()

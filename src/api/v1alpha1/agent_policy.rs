@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::action_rule::ActionRule;
 use crate::api::value::{Duration, Owner, RuleName};
 
 /// Guardrails for the agents and pods of one namespace.
@@ -130,6 +131,10 @@ pub struct Guardrails {
     /// What pods may hold. Left out, the policy says nothing about pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<Workloads>,
+    /// What agents may not do, or not without more; decided at each action. None by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub rules: Vec<ActionRule>,
 }
 
 /// What pods may hold.

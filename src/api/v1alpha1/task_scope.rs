@@ -4,7 +4,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::value::{Duration, KubernetesRule};
+use std::collections::BTreeMap;
+
+use super::action_rule::Bound;
+use crate::api::value::{Classification, Duration, KubernetesRule, Pattern};
 
 /// What a kind of task may do: a grant that tasks ask for by name. Whoever writes one must
 /// hold every Kubernetes permission in it, and no task gets more than the cluster's ceiling.
@@ -37,6 +40,13 @@ pub struct TaskScopeSpec {
     /// What a task may do with the Kubernetes API, in its own namespace. Nothing by default.
     #[serde(default, skip_serializing_if = "KubernetesGrant::is_empty")]
     pub kubernetes: KubernetesGrant,
+    /// What a task may call. Nothing by default: what no entry names is denied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub tools: Vec<ToolGrant>,
+    /// How much a task may call in all. No limit by default.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
     /// Credentials a task gets in its Secret, for its life. None by default; a scope with
     /// Kubernetes rules also issues one called `kubernetes` for the API server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -51,6 +61,56 @@ pub struct TaskScopeSpec {
 
 fn fifteen_minutes() -> Duration {
     Duration::from_secs(900)
+}
+
+/// Some tools of one server.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolGrant {
+    /// The ToolServer: its name, or `namespace/name` of one that this namespace may use.
+    #[schemars(length(min = 1, max = 127), pattern(r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?/)?[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub server: String,
+    /// The tools, each by its exact name. Example: `["read", "search"]`.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 128)))]
+    pub names: Vec<String>,
+    /// Data up to this classification; what is higher is denied. Default `internal`.
+    #[serde(default = "internal")]
+    pub classification: Classification,
+    /// Only these resources, by id; each `*` stands for any text. Default: every resource.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub resources: Vec<Pattern>,
+    /// Bounds on arguments, by name. A call must give each argument that is named here. Example:
+    /// `{rows: {max: 1000}}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub arguments: BTreeMap<String, Bound>,
+}
+
+fn internal() -> Classification {
+    Classification::Internal
+}
+
+/// How much a task may call in all. Denied calls do not count.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    /// Calls in the life of a task, 1 to 1,000,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub actions: Option<u32>,
+    /// Calls in any 60 seconds, 1 to 100,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub per_minute: Option<u32>,
+}
+
+impl Limits {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Rights on the Kubernetes API.

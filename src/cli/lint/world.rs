@@ -155,6 +155,7 @@ impl Known {
             mode: Mode::Enforce,
             controls: vec![],
             workloads: Some(Workloads { profile, ..Workloads::BUILT_IN }),
+            rules: vec![],
         };
         let policy = ClusterAgentPolicySpec { namespaces: vec![], guardrails, allow_secret_keys: vec![], waivers: None };
         self.world.cluster_policies.insert("mandate lint".into(), Loaded::Readable(policy));
