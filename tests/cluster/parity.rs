@@ -257,8 +257,7 @@ async fn three<'a>(admin: &Client, pod: &Value, stored: &Value) -> Result<(BTree
     ensure!(by_policies.code / 100 == 2 || message.contains("' denied request: "), "{message}");
     ensure!(!message.contains("resulted in error"), "{message}");
     let expected: Vec<&Finding> = linted.iter().filter(|finding| seen::of_policies(finding).is_none()).collect();
-    let in_part: BTreeSet<&str> =
-        seen::gaps().iter().filter(|gap| gap.extent == Extent::Part).map(|gap| gap.rule.id).collect();
+    let in_part: BTreeSet<&str> = seen::gaps().iter().filter(|gap| gap.extent == Extent::Part).map(|gap| gap.rule.id).collect();
     let mut told_all = true;
     let of = |severity| expected.iter().filter(move |finding| finding.severity == severity);
     for (severity, told, is_cut) in [
