@@ -10,7 +10,8 @@
 //!    [`decide::grant`].
 //! 4. [`cluster`]: carries out what was decided; the only place where token bytes exist.
 //! 5. [`controller`] and [`webhook`]: gather, ask `decide`, act, report.
-//! 6. [`install`]: the rights of each component, and the policies that hold the controller to
+//! 6. [`audit`]: what was decided at run time, chained and signed.
+//! 7. [`install`]: the rights of each component, and the policies that hold the controller to
 //!    its own objects.
 //!
 //! # The paths through it
@@ -24,6 +25,7 @@
 #![deny(clippy::print_stdout, reason = "`mandate … | head` is no panic: write through a writer that says so")]
 
 pub mod api;
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -1,0 +1,2 @@
+//! What the audit log costs.
+fn main() {}
