@@ -4,8 +4,10 @@
 //! Exit status: 0 done; 1 the answer is no (a task was refused, manifests have findings);
 //! 2 it could not be done, or not all of it (bad usage, no cluster, a file that cannot be read).
 
+mod authorizer;
 mod docs;
 mod explain;
+mod known;
 mod lint;
 mod manifest;
 mod print;

@@ -26,6 +26,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod authorizer;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

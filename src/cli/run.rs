@@ -47,7 +47,9 @@ pub(super) enum Role {
         #[command(flatten)]
         webhook: WebhookArgs,
     },
-    /// All of it in one process, for a laptop. Each role acts as its own ServiceAccount by
+    /// Decide the actions of agents when they happen
+    Authorizer(super::authorizer::Args),
+    /// Controller and webhook in one process, for a laptop. Each role acts as its own ServiceAccount by
     /// impersonation, so that the user of the kubeconfig needs the right to impersonate them
     All {
         #[command(flatten)]
@@ -119,6 +121,7 @@ pub(super) fn run(role: Role) -> anyhow::Result<Outcome> {
         match role {
             Role::Controller { common, controller } => process(common, false, Some(controller), None).await,
             Role::Webhook { common, webhook } => process(common, false, None, Some(webhook)).await,
+            Role::Authorizer(args) => super::authorizer::run(args).await,
             Role::All { common, controller, webhook } => process(common, true, Some(controller), Some(webhook)).await,
         }
     })?;

@@ -26,7 +26,7 @@ use cedar_policy::{Authorizer, Entities, Request};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
-use crate::api::{Classification, CountedBy, Effect, Mode, Phase};
+use crate::api::{AgentTask, AgentTaskSpec, Classification, CountedBy, Effect, Mode, Phase};
 use arguments::Values;
 use compile::{CompiledRule, Slice, Then};
 use history::{History, Limit, Mark};
@@ -74,6 +74,31 @@ pub struct Subject {
     pub standing: Standing,
     /// Version of the task and of its agent, for the evidence.
     pub versions: [Arc<str>; 2],
+}
+
+impl Subject {
+    /// What a task says of itself; where it and its agent stand is for the caller to say.
+    #[must_use]
+    pub fn of(task: &AgentTask, namespace: &str, name: &str) -> Self {
+        let AgentTaskSpec { agent, scope, objective, on_behalf_of, narrow, requested_by, end, .. } = &task.spec;
+        let on_behalf_of = on_behalf_of.as_ref().map(|person| person.user.clone());
+        // Nobody else's groups can be known.
+        let groups = requested_by.as_ref().filter(|requester| Some(&requester.username) == on_behalf_of.as_ref());
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            key: format!("{namespace}/{name}"),
+            agent: agent.clone(),
+            agent_key: format!("{namespace}/{agent}"),
+            scope: scope.clone(),
+            objective: objective.clone(),
+            groups: groups.map(|requester| requester.groups.clone()).unwrap_or_default(),
+            on_behalf_of,
+            narrowed: narrow.as_ref().and_then(|narrow| narrow.tools.clone()),
+            ending: end.is_some() || task.metadata.deletion_timestamp.is_some(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Where an agent stands.
@@ -207,6 +232,8 @@ pub enum Code {
     ApprovalRequired,
     LimitReached,
     EvaluationError,
+    UnknownTask,
+    NotRecorded,
 }
 
 impl Code {
@@ -232,6 +259,8 @@ impl Code {
             Self::ApprovalRequired => "ApprovalRequired",
             Self::LimitReached => "LimitReached",
             Self::EvaluationError => "EvaluationError",
+            Self::UnknownTask => "UnknownTask",
+            Self::NotRecorded => "NotRecorded",
         }
     }
 }

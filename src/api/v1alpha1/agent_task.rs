@@ -107,6 +107,11 @@ pub struct Narrowing {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
     pub credentials: Option<Vec<String>>,
+    /// Only these of the scope's tools, as `server/tool`. Left out, all of them. Example:
+    /// `["ledger/read"]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), inner(length(min = 3, max = 256)))]
+    pub tools: Option<Vec<String>>,
 }
 
 /// The user that created the task, as the API server authenticated them.

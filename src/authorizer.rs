@@ -1,0 +1,303 @@
+//! The authorizer: answers whether a task may do something, at the moment it wants to.
+//!
+//! In: a question from an enforcement point that was authenticated, about a task that was
+//! authenticated by its own token. Out: an [`Answer`], after it was recorded. The decision
+//! itself is made by [`crate::decide::authorize`], which knows no clock, network or file; here
+//! are what is known ([`state`]), who may ask and who acts ([`trust`]), and the protocols
+//! ([`door`]).
+//!
+//! Guarantees: what is not a light read is in the audit log before it is answered, and where it
+//! cannot be recorded it is denied. An action that is denied for whatever reason counts towards
+//! no limit. No token is logged, kept or repeated.
+
+pub mod door;
+pub mod state;
+pub mod strict;
+pub mod trust;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use moka::sync::Cache;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::audit::{self, Entry, Kind, Log};
+use crate::clock::Clock;
+use crate::decide::authorize::history::{Outcome as Reported, RESERVED_FOR};
+use crate::decide::authorize::{Action, Code, Decision, Histories, LookedAt, Outcome, Reason, Risk, Snapshot, authorize};
+use state::{Live, State};
+use trust::{Asker, Caller};
+
+/// Everything that an answer needs.
+pub struct Authorizer {
+    /// What is known.
+    pub state: Arc<State>,
+    /// Who may ask, and who acts.
+    pub trust: trust::Trust,
+    /// Where answers are recorded; none where nobody keeps them.
+    pub log: Option<Log>,
+    /// The time.
+    pub clock: Clock,
+    /// Decisions whose outcome is awaited.
+    awaited: Cache<String, Awaited>,
+}
+
+/// A decision whose outcome is awaited.
+#[derive(Clone)]
+struct Awaited {
+    task: Arc<Live>,
+    reservation: u64,
+    asker: Arc<str>,
+}
+
+/// What was asked.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    /// By which protocol.
+    pub door: &'static str,
+    /// By whom.
+    pub asker: &'a Asker,
+    /// Who acts.
+    pub caller: Caller,
+    /// What it wants to do.
+    pub action: Action<'a>,
+    /// Trace of the request, as W3C Trace Context names it.
+    pub trace_id: Option<String>,
+}
+
+/// What is answered.
+#[must_use]
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Id of the decision, under which it is in the audit log.
+    pub id: String,
+    /// When it was made.
+    pub at: Timestamp,
+    /// The decision.
+    pub decision: Decision,
+}
+
+impl Answer {
+    /// Whether the action may go on.
+    #[must_use]
+    pub fn is_yes(&self) -> bool {
+        self.decision.outcome == Outcome::Permit
+    }
+
+    /// Every reason in one line, for people.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let said = |reason: &Reason| {
+            if reason.help.is_empty() { reason.message.clone() } else { format!("{}; {}", reason.message, reason.help) }
+        };
+        self.decision.reasons.iter().map(said).collect::<Vec<_>>().join(" | ")
+    }
+}
+
+/// Most decisions whose outcome is awaited at once.
+const MOST_AWAITED: u64 = 100_000;
+
+impl Authorizer {
+    /// An authorizer that knows what is in `state`.
+    #[must_use]
+    pub fn new(state: Arc<State>, trust: trust::Trust, log: Option<Log>) -> Self {
+        let life = Duration::try_from(RESERVED_FOR).unwrap_or_default();
+        let awaited = Cache::builder().max_capacity(MOST_AWAITED).time_to_live(life).build();
+        Self { state, trust, log, clock: Clock::default(), awaited }
+    }
+
+    /// Decides, records, answers.
+    pub async fn decide(&self, question: &Question<'_>) -> Answer {
+        self.decide_by(&self.state.snapshot(), question).await
+    }
+
+    /// The same by a snapshot that the caller holds, so that several answers agree.
+    pub async fn decide_by(&self, snapshot: &Snapshot, question: &Question<'_>) -> Answer {
+        let begun = Instant::now();
+        let now = self.clock.now();
+        let id = audit::new_id(now);
+        let task = self.state.task(&question.caller);
+        let reports = question.action.reports_outcome;
+        let mut decision = match &task {
+            Some(task) => self.judge(snapshot, task, question, now),
+            None => unknown(&question.caller),
+        };
+        let recorded = self.record(&id, question, task.as_deref(), &decision, now, begun).await;
+        if let (Some(task), Some(reservation)) = (&task, decision.reservation.take()) {
+            match (&recorded, reports) {
+                (Err(_), _) => _ = task.history().settle(reservation, Reported::Failed, now),
+                (Ok(()), false) => _ = task.history().settle(reservation, Reported::Completed, now),
+                (Ok(()), true) => {
+                    let asker = question.asker.name.clone();
+                    self.awaited.insert(id.clone(), Awaited { task: task.clone(), reservation, asker });
+                    decision.reservation = Some(reservation);
+                }
+            }
+        }
+        if let Err(error) = recorded {
+            tracing::error!(error = error.category(), "a decision could not be recorded: denied");
+            decision = refused(
+                Code::NotRecorded,
+                "the decision could not be recorded, and what is not recorded is not permitted",
+                "try again; the operator of Mandate must look at the audit log",
+            );
+        }
+        Answer { id, at: now, decision }
+    }
+
+    /// Whether a task would be permitted. Nothing is counted or recorded.
+    #[must_use]
+    pub fn would(&self, snapshot: &Snapshot, task: &Live, action: &Action) -> bool {
+        let (mut of_task, mut of_agent) = (task.history().clone(), task.agent_history().clone());
+        let mut histories = Histories { task: &mut of_task, agent: &mut of_agent };
+        let now = self.clock.now();
+        authorize(snapshot, self.state.known_at(), &task.subject(), action, &mut histories, now).outcome == Outcome::Permit
+    }
+
+    fn judge(&self, snapshot: &Snapshot, task: &Live, question: &Question, now: Timestamp) -> Decision {
+        // Always held first, and settled once the answer is recorded: what could not be recorded
+        // was never done.
+        let action = Action { reports_outcome: true, ..question.action.clone() };
+        let (mut of_task, mut of_agent) = (task.history(), task.agent_history());
+        let mut histories = Histories { task: &mut of_task, agent: &mut of_agent };
+        authorize(snapshot, self.state.known_at(), &task.subject(), &action, &mut histories, now)
+    }
+
+    async fn record(
+        &self,
+        id: &str,
+        question: &Question<'_>,
+        task: Option<&Live>,
+        decision: &Decision,
+        now: Timestamp,
+        begun: Instant,
+    ) -> Result<(), audit::AuditError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let entry = entry(id, question, task, decision, now, begun);
+        match (decision.outcome, decision.risk) {
+            (Outcome::Permit, Risk::Low) => log.note(entry),
+            _ => log.record(entry).await,
+        }
+    }
+
+    /// Takes in how an action ended that was permitted to an asker who reports outcomes. False
+    /// where no such decision of this asker is awaited: unknown, settled, or expired.
+    ///
+    /// # Errors
+    /// The report could not be recorded; it counts all the same.
+    pub async fn report(
+        &self,
+        asker: &Asker,
+        decision: &str,
+        outcome: Reported,
+        details: Value,
+    ) -> Result<bool, audit::AuditError> {
+        let Some(awaited) = self.awaited.get(decision).filter(|awaited| awaited.asker == asker.name) else { return Ok(false) };
+        self.awaited.invalidate(decision);
+        let now = self.clock.now();
+        let known = awaited.task.history().settle(awaited.reservation, outcome, now);
+        if let Some(log) = &self.log {
+            let subject = awaited.task.subject();
+            let word = match outcome {
+                Reported::Completed => "completed",
+                Reported::Failed => "failed",
+            };
+            let keys = audit::Keys {
+                namespace: Some(subject.namespace.clone()),
+                task: Some(subject.name.clone()),
+                task_uid: Some(subject.uid.clone()),
+                agent: Some(subject.agent.clone()),
+                outcome: Some(word.to_owned()),
+                ..audit::Keys::default()
+            };
+            let body = json!({"askedBy": &*asker.name, "details": details});
+            log.record(Entry { id: decision.to_owned(), at: now, kind: Kind::Outcome, keys, body }).await?;
+        }
+        Ok(known)
+    }
+}
+
+/// What the audit log keeps of a decision. Of arguments only the digest: they may hold anything.
+fn entry(id: &str, question: &Question, task: Option<&Live>, decision: &Decision, now: Timestamp, begun: Instant) -> Entry {
+    let Question { door, asker, caller, action, trace_id } = question;
+    let Decision { outcome, cache_for, risk, reasons, notices, approval, reservation: _, looked_at } = decision;
+    let LookedAt { tool, effect, classification, domain, cross_domain, resource, versions } = looked_at;
+    let subject = task.map(Live::subject);
+    let subject = subject.as_deref();
+    let said = |reasons: &[Reason]| -> Value {
+        reasons
+            .iter()
+            .map(|reason| json!({"code": reason.code.as_str(), "rule": reason.rule, "message": reason.message}))
+            .collect()
+    };
+    let body = json!({
+        "door": door,
+        "askedBy": &*asker.name,
+        "objective": subject.map(|subject| &subject.objective),
+        "onBehalfOf": subject.and_then(|subject| subject.on_behalf_of.as_ref()),
+        "chain": subject.map(|subject| [&subject.key]),
+        "intent": action.intent,
+        "server": action.server,
+        "tool": action.tool,
+        "effect": effect.map(|effect| effect.as_str()),
+        "classification": classification.map(|classification| classification.as_str()),
+        "domain": domain,
+        "crossDomain": cross_domain,
+        "resource": resource.as_deref().or(action.resource),
+        "argumentsDigest": digest(action.arguments),
+        "risk": match risk { Risk::Low => "low", Risk::High => "high" },
+        "cacheFor": cache_for,
+        "reasons": said(reasons),
+        "notices": said(notices),
+        "approval": approval.as_ref().map(|approval| json!({"rules": approval.rules, "approvers": approval.approvers})),
+        "objects": versions.iter().map(|(object, version)| json!({"object": object, "version": version})).collect::<Value>(),
+        "micros": u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+    });
+    let keys = audit::Keys {
+        namespace: subject.map(|subject| subject.namespace.clone()),
+        task: subject.map(|subject| subject.name.clone()).or_else(|| Some(caller.to_string())),
+        task_uid: subject.map(|subject| subject.uid.clone()),
+        agent: subject.map(|subject| subject.agent.clone()),
+        tool: Some(tool.as_ref().map_or_else(|| format!("{}/{}", action.server, action.tool), ToString::to_string)),
+        outcome: Some(outcome.as_str().to_owned()),
+        trace_id: trace_id.clone(),
+        token_id: caller.token_id.clone(),
+    };
+    Entry { id: id.to_owned(), at: now, kind: Kind::Decision, keys, body }
+}
+
+/// Digest of the arguments of a call: SHA-256 over their RFC 8785 form, so that the same
+/// arguments in another order are the same.
+#[must_use]
+pub fn digest(arguments: &serde_json::Map<String, Value>) -> String {
+    let text = serde_json_canonicalizer::to_vec(arguments).unwrap_or_default();
+    let mut hex = String::from("sha256:");
+    for byte in Sha256::digest(text) {
+        use std::fmt::Write as _;
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+fn unknown(caller: &Caller) -> Decision {
+    refused(
+        Code::UnknownTask,
+        format!("no running task belongs to {caller}"),
+        "an agent acts by the token of its own running task: start one, and use the token from its Secret",
+    )
+}
+
+fn refused(code: Code, message: impl Into<String>, help: impl Into<String>) -> Decision {
+    Decision {
+        outcome: Outcome::Deny,
+        cache_for: 0,
+        risk: Risk::High,
+        reasons: vec![Reason { code, rule: None, message: message.into(), help: help.into() }],
+        notices: vec![],
+        approval: None,
+        reservation: None,
+        looked_at: LookedAt::default(),
+    }
+}

@@ -1,0 +1,155 @@
+//! What the authorizer knows: the compiled snapshot, the live tasks, and what each has done.
+//!
+//! The snapshot is immutable and swapped as a whole, so that the old one holds until the new one
+//! is compiled. Tasks come and go much more often and are kept beside it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+
+use super::trust::{Caller, Named};
+use crate::api::names;
+use crate::decide::authorize::history::History;
+use crate::decide::authorize::{Snapshot, Subject};
+
+/// What is known.
+#[derive(Default)]
+pub struct State {
+    snapshot: ArcSwap<Snapshot>,
+    /// When what is known was last known to be current, in milliseconds.
+    known_at: AtomicI64,
+    tasks: RwLock<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    /// By `namespace/name`.
+    by_key: HashMap<String, Arc<Live>>,
+    /// Keys by the user name of the task's ServiceAccount.
+    by_account: HashMap<String, String>,
+    /// What all tasks of an agent did, by `namespace/name` of the agent.
+    agents: HashMap<String, Arc<Mutex<History>>>,
+}
+
+/// A task that is known, and what it has done.
+pub struct Live {
+    subject: ArcSwap<Subject>,
+    history: Mutex<History>,
+    agent: Arc<Mutex<History>>,
+}
+
+impl Live {
+    /// The task as it stands.
+    #[must_use]
+    pub fn subject(&self) -> Arc<Subject> {
+        self.subject.load_full()
+    }
+
+    /// What it has done. Always taken before [`Live::agent_history`].
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What all tasks of its agent have done.
+    pub fn agent_history(&self) -> MutexGuard<'_, History> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// What decisions are made by.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Takes a new snapshot in the place of the old one.
+    pub fn replace(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// When what is known was last known to be current.
+    #[must_use]
+    pub fn known_at(&self) -> Timestamp {
+        Timestamp::from_millisecond(self.known_at.load(Ordering::Relaxed)).unwrap_or(Timestamp::MIN)
+    }
+
+    /// Says that what is known is current at a time.
+    pub fn is_current(&self, at: Timestamp) {
+        self.known_at.fetch_max(at.as_millisecond(), Ordering::Relaxed);
+    }
+
+    /// The task of a caller.
+    #[must_use]
+    pub fn task(&self, caller: &Caller) -> Option<Arc<Live>> {
+        let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        match &caller.named {
+            Named::Task(key) => tasks.by_key.get(key).cloned(),
+            Named::Account(user) => tasks.by_key.get(tasks.by_account.get(user)?).cloned(),
+        }
+    }
+
+    /// Every task whose key is accepted, in the order of keys.
+    #[must_use]
+    pub fn subjects(&self, of: impl Fn(&str) -> bool) -> Vec<Arc<Live>> {
+        let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found: Vec<(&String, &Arc<Live>)> = tasks.by_key.iter().filter(|(key, _)| of(key)).collect();
+        found.sort_by_key(|(key, _)| *key);
+        found.into_iter().map(|(_, live)| live.clone()).collect()
+    }
+
+    /// How many tasks are known.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.tasks.read().unwrap_or_else(PoisonError::into_inner).by_key.len()
+    }
+
+    /// Takes in a task as it now is. One made anew under the name has done nothing yet.
+    pub fn put(&self, subject: Subject) {
+        let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(live) = tasks.by_key.get(&subject.key) {
+            let same = live.subject().uid == subject.uid;
+            if same {
+                live.subject.store(Arc::new(subject));
+                return;
+            }
+        }
+        tasks.forget(&subject.key);
+        let agent = tasks.agents.entry(subject.agent_key.clone()).or_default().clone();
+        tasks.by_account.insert(account(&subject), subject.key.clone());
+        let live = Live { history: Mutex::default(), agent, subject: ArcSwap::from_pointee(subject) };
+        let key = live.subject().key.clone();
+        tasks.by_key.insert(key, Arc::new(live));
+    }
+
+    /// Forgets a task.
+    pub fn forget(&self, key: &str) {
+        self.tasks.write().unwrap_or_else(PoisonError::into_inner).forget(key);
+    }
+
+    /// Forgets every task but these.
+    pub fn keep(&self, keys: &dyn Fn(&str) -> bool) {
+        let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<String> = tasks.by_key.keys().filter(|key| !keys(key)).cloned().collect();
+        gone.iter().for_each(|key| tasks.forget(key));
+    }
+}
+
+impl Tasks {
+    fn forget(&mut self, key: &str) {
+        let Some(live) = self.by_key.remove(key) else { return };
+        let subject = live.subject();
+        self.by_account.remove(&account(&subject));
+        drop(live);
+        // What an agent did in a window must not be forgotten with its last task: a new task would
+        // begin anew. It goes when nothing is left in it that counts.
+    }
+}
+
+/// User name of the ServiceAccount of a task.
+fn account(subject: &Subject) -> String {
+    format!("system:serviceaccount:{}:{}", subject.namespace, names::of_task(&subject.name, &subject.uid))
+}

@@ -1,0 +1,270 @@
+//! Who may ask, and who acts.
+//!
+//! An enforcement point authenticates itself; an agent is authenticated by its own token. What a
+//! body says of either proves nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::jwk::{AlgorithmParameters, JwkSet};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use moka::sync::Cache;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// An enforcement point that was authenticated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// Its name, for the audit log.
+    pub name: Arc<str>,
+    /// Types of subjects that it may name without their token, and the namespace whose tasks
+    /// such ids name. It vouches for them.
+    pub vouches_for: BTreeMap<String, String>,
+}
+
+/// Who acts, as far as it was proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// By what it is known.
+    pub named: Named,
+    /// Id of the token that proved it (`jti`).
+    pub token_id: Option<String>,
+    /// Audiences of that token.
+    pub audiences: Vec<String>,
+}
+
+/// By what a caller is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A task: `namespace/name`.
+    Task(String),
+    /// A ServiceAccount by its user name.
+    Account(String),
+}
+
+impl Caller {
+    /// A task that an enforcement point vouches for.
+    #[must_use]
+    pub fn vouched(key: String) -> Self {
+        Self { named: Named::Task(key), token_id: None, audiences: vec![] }
+    }
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.named {
+            Named::Task(key) => write!(f, "task `{key}`"),
+            Named::Account(user) => write!(f, "`{user}`"),
+        }
+    }
+}
+
+/// Why a token proves nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    /// There is none.
+    #[error("there is no bearer token")]
+    Missing,
+    /// It is not valid here.
+    #[error("the token is not valid here: {0}")]
+    Invalid(&'static str),
+    /// Nobody could be asked.
+    #[error("the token could not be checked: {0}")]
+    Unchecked(String),
+}
+
+/// Who is trusted, and how.
+pub struct Trust {
+    askers: Vec<(AskerProof, Asker)>,
+    keys: Vec<(Option<String>, Algorithms, DecodingKey)>,
+    /// Audiences that mean this authorizer itself.
+    audience: String,
+    /// Tokens that were verified, by their digest.
+    verified: Cache<[u8; 32], Caller>,
+}
+
+type Algorithms = Vec<Algorithm>;
+
+/// What an enforcement point shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum AskerProof {
+    /// A bearer token with this SHA-256.
+    Token([u8; 32]),
+}
+
+/// Who is trusted without a cluster: the file of `--trust`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrustFile {
+    /// Who may ask.
+    #[serde(default)]
+    enforcement_points: Vec<AskerEntry>,
+    /// Public keys that tokens of agents are signed with (RFC 7517).
+    #[serde(default)]
+    jwks: Option<JwkSet>,
+    /// What tokens of agents name as their audience, beside that of the called server. Default
+    /// `mandate`.
+    #[serde(default)]
+    audience: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct AskerEntry {
+    name: String,
+    /// SHA-256 of its bearer token, in hexadecimal digits.
+    token_sha256: String,
+    /// Types of subjects it vouches for, and the namespace of their tasks.
+    #[serde(default)]
+    vouches_for: BTreeMap<String, String>,
+}
+
+/// How long a verified token is believed without another look, at most.
+const BELIEVED: Duration = Duration::from_secs(30);
+/// Most verified tokens that are kept.
+const MOST_TOKENS: u64 = 100_000;
+
+impl Trust {
+    /// Trust as a file tells it.
+    ///
+    /// # Errors
+    /// What cannot be used of it.
+    pub fn of(file: TrustFile) -> Result<Self, String> {
+        let mut askers = vec![];
+        for AskerEntry { name, token_sha256, vouches_for } in file.enforcement_points {
+            let digest = hex(&token_sha256).ok_or_else(|| {
+                format!("enforcement point `{name}`: tokenSha256 must be the 64 hexadecimal digits of a SHA-256")
+            })?;
+            askers.push((AskerProof::Token(digest), Asker { name: name.into(), vouches_for }));
+        }
+        let mut keys = vec![];
+        for key in file.jwks.into_iter().flat_map(|set| set.keys) {
+            let id = key.common.key_id.clone();
+            let name = id.clone().unwrap_or_else(|| "without `kid`".to_owned());
+            let algorithms = match &key.algorithm {
+                AlgorithmParameters::RSA(_) => vec![Algorithm::RS256, Algorithm::PS256],
+                AlgorithmParameters::EllipticCurve(_) => vec![Algorithm::ES256],
+                AlgorithmParameters::OctetKeyPair(_) => vec![Algorithm::EdDSA],
+                _ => return Err(format!("key {name}: a shared secret is no public key")),
+            };
+            let key = DecodingKey::from_jwk(&key).map_err(|error| format!("key {name}: {error}"))?;
+            keys.push((id, algorithms, key));
+        }
+        Ok(Self {
+            askers,
+            keys,
+            audience: file.audience.unwrap_or_else(|| "mandate".to_owned()),
+            verified: Cache::builder().max_capacity(MOST_TOKENS).time_to_live(BELIEVED).build(),
+        })
+    }
+
+    /// The enforcement point that a bearer token belongs to.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn asker(&self, token: Option<&str>) -> Result<&Asker, TrustError> {
+        let digest: [u8; 32] = Sha256::digest(token.ok_or(TrustError::Missing)?).into();
+        // Digests are compared, not tokens: how long it takes tells nothing of the token.
+        let known = self.askers.iter().find(|(proof, _)| *proof == AskerProof::Token(digest));
+        known.map(|(_, asker)| asker).ok_or(TrustError::Invalid("no enforcement point has it"))
+    }
+
+    /// The task that a token belongs to. It must be meant for this authorizer or for the server
+    /// that is called, and for nobody beside.
+    ///
+    /// # Errors
+    /// [`TrustError`].
+    pub fn caller(&self, token: &str, server_audience: Option<&str>) -> Result<Caller, TrustError> {
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let caller = match self.verified.get(&digest) {
+            Some(caller) => caller,
+            None => {
+                let (caller, life) = self.verify(token)?;
+                if life >= BELIEVED {
+                    self.verified.insert(digest, caller.clone());
+                }
+                caller
+            }
+        };
+        let [audience] = caller.audiences.as_slice() else {
+            return Err(TrustError::Invalid("it must be meant for exactly one audience"));
+        };
+        if *audience != self.audience && Some(audience.as_str()) != server_audience {
+            return Err(TrustError::Invalid("it is meant for another audience"));
+        }
+        Ok(caller)
+    }
+
+    fn verify(&self, token: &str) -> Result<(Caller, Duration), TrustError> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TrustError::Invalid("it is no signed JWT"))?;
+        let fits = |(id, algorithms, _): &&(Option<String>, Algorithms, DecodingKey)| {
+            algorithms.contains(&header.alg) && (header.kid.is_none() || id.is_none() || *id == header.kid)
+        };
+        let mut last = TrustError::Invalid("no key that is trusted has signed it");
+        for (_, _, key) in self.keys.iter().filter(fits) {
+            let mut validation = Validation::new(header.alg);
+            validation.set_required_spec_claims(&["exp", "sub", "aud"]);
+            validation.validate_nbf = true;
+            validation.validate_aud = false; // here, against the server that is called
+            validation.leeway = 5;
+            match jsonwebtoken::decode::<Claims>(token, key, &validation) {
+                Ok(data) => return data.claims.caller(),
+                Err(error) => {
+                    last = TrustError::Invalid(match error.kind() {
+                        jsonwebtoken::errors::ErrorKind::ExpiredSignature => "it has expired",
+                        jsonwebtoken::errors::ErrorKind::ImmatureSignature => "its time has not come",
+                        jsonwebtoken::errors::ErrorKind::InvalidSignature => continue,
+                        jsonwebtoken::errors::ErrorKind::MissingRequiredClaim(_) => "it lacks `exp`, `sub` or `aud`",
+                        _ => "its claims cannot be read",
+                    });
+                }
+            }
+        }
+        Err(last)
+    }
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    exp: i64,
+    #[serde(default)]
+    jti: Option<String>,
+    #[serde(default)]
+    aud: Audiences,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(untagged)]
+enum Audiences {
+    One(String),
+    Many(Vec<String>),
+    #[default]
+    None,
+}
+
+impl Claims {
+    fn caller(self) -> Result<(Caller, Duration), TrustError> {
+        let named = match self.sub.strip_prefix("task:") {
+            Some(key) if key.split('/').filter(|part| !part.is_empty()).count() == 2 => Named::Task(key.to_owned()),
+            Some(_) => return Err(TrustError::Invalid("its subject is no `task:namespace/name`")),
+            None => Named::Account(self.sub),
+        };
+        let audiences = match self.aud {
+            Audiences::One(one) => vec![one],
+            Audiences::Many(many) => many,
+            Audiences::None => vec![],
+        };
+        let left = self.exp.saturating_sub(jiff::Timestamp::now().as_second());
+        Ok((Caller { named, token_id: self.jti, audiences }, Duration::from_secs(u64::try_from(left).unwrap_or(0))))
+    }
+}
+
+fn hex(text: &str) -> Option<[u8; 32]> {
+    let digits: Vec<u8> =
+        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect::<Option<_>>()?;
+    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+    (digits.len() == 64).then(|| bytes.try_into().ok()).flatten()
+}

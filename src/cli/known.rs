@@ -1,0 +1,183 @@
+//! What manifests say for run-time decisions, without a cluster: policies, scopes, tool servers
+//! and agents, and tasks that are live from the start.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt as _;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::manifest::{Document, Manifests, Problem};
+use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, GROUP, Phase, TaskScope, ToolServer, crds};
+use crate::authorizer::digest;
+use crate::decide::authorize::snapshot::{ServerSource, Sheet, Sources, Written};
+use crate::decide::authorize::{Standing, Subject};
+use crate::decide::world::Loaded;
+
+/// What the manifests hold.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// What decisions are compiled from.
+    pub sources: Sources,
+    /// The tasks, in the order of their keys.
+    pub subjects: Vec<Subject>,
+    /// What could not be read, or not whole.
+    pub problems: Vec<Problem>,
+}
+
+impl Known {
+    /// Reads files and directories. Tasks without a time of creation are created at `begin`.
+    pub fn read(paths: &[PathBuf], namespace: &str, begin: Timestamp) -> Self {
+        let manifests = Manifests::read(paths);
+        let mut known = Self { problems: manifests.problems, ..Self::default() };
+        let mut identities: BTreeMap<String, (AgentIdentity, Arc<str>)> = BTreeMap::new();
+        let mut tasks: BTreeMap<String, (AgentTask, Arc<str>)> = BTreeMap::new();
+        for document in &manifests.objects {
+            if document.group() != GROUP {
+                continue;
+            }
+            let place = document.namespace().unwrap_or(namespace).to_owned();
+            let name = document.name().to_owned();
+            let value: Value = document.root.value().into();
+            let version: Arc<str> = value.as_object().map(digest).unwrap_or_default().into();
+            known.strangers(document, &value);
+            match document.kind() {
+                "ToolServer" => {
+                    let spec = known
+                        .spec::<ToolServer, _>(document, value, |server| ServerSource { spec: server.spec, stopped: vec![] });
+                    known.sheet(&place).servers.insert(name, Written { version, spec });
+                }
+                "TaskScope" => {
+                    let spec = known.spec::<TaskScope, _>(document, value, |scope| scope.spec);
+                    known.sheet(&place).scopes.insert(name, Written { version, spec });
+                }
+                "AgentPolicy" => {
+                    let spec = known.spec::<AgentPolicy, _>(document, value, |policy| policy.spec);
+                    known.sheet(&place).policies.insert(name, Written { version, spec });
+                }
+                "ClusterAgentPolicy" => {
+                    let spec = known.spec::<ClusterAgentPolicy, _>(document, value, |policy| policy.spec);
+                    known.sources.cluster_policies.insert(name, Written { version, spec });
+                }
+                "AgentIdentity" => {
+                    if let Loaded::Readable(identity) = &*known.spec::<AgentIdentity, _>(document, value, |identity| identity) {
+                        identities.insert(format!("{place}/{name}"), (identity.clone(), version));
+                    }
+                }
+                "AgentTask" => {
+                    if let Loaded::Readable(task) = &*known.spec::<AgentTask, _>(document, value, |task| task) {
+                        tasks.insert(format!("{place}/{name}"), (task.clone(), version));
+                    }
+                }
+                _ => {}
+            }
+        }
+        known.subjects = tasks.iter().map(|(key, (task, version))| subject(key, task, version, &identities, begin)).collect();
+        known
+    }
+
+    fn sheet(&mut self, namespace: &str) -> &mut Sheet {
+        self.sources.namespaces.entry(namespace.to_owned()).or_default()
+    }
+
+    /// The part of an object that decisions look at. What cannot be read takes its place.
+    fn spec<K: DeserializeOwned, T>(&mut self, document: &Document, value: Value, of: impl FnOnce(K) -> T) -> Arc<Loaded<T>> {
+        Arc::new(match serde_json::from_value(value) {
+            Ok(object) => Loaded::Readable(of(object)),
+            Err(error) => {
+                self.say(document, format!("{} `{}` cannot be read: {error}", document.kind(), document.name()));
+                Loaded::Broken(error.to_string())
+            }
+        })
+    }
+
+    /// Fields that the kind does not have: a cluster would drop them, and what they were meant for
+    /// with them.
+    fn strangers(&mut self, document: &Document, value: &Value) {
+        let Some(schema) = schemas().get(document.kind()) else { return };
+        let mut found = vec![];
+        unknown(schema, value, String::new(), &mut found);
+        for path in found {
+            self.say(document, format!("{} `{}` has no field `{path}`", document.kind(), document.name()));
+        }
+    }
+
+    fn say(&mut self, document: &Document, message: String) {
+        self.problems.push(Problem {
+            file: document.file.clone(),
+            at: Some(document.root.at),
+            message,
+            help: "correct the field; `kubectl explain` tells what the kind has".to_owned(),
+        });
+    }
+}
+
+/// The schema of each kind.
+fn schemas() -> &'static BTreeMap<String, Value> {
+    static SCHEMAS: std::sync::LazyLock<BTreeMap<String, Value>> = std::sync::LazyLock::new(|| {
+        let schema = |crd: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition| {
+            let schema = serde_json::to_value(&crd.spec.versions.first()?.schema).ok()?;
+            Some((crd.spec.names.kind.clone(), schema.get("openAPIV3Schema")?.clone()))
+        };
+        crds().iter().filter_map(schema).collect()
+    });
+    &SCHEMAS
+}
+
+fn unknown(schema: &Value, value: &Value, path: String, found: &mut Vec<String>) {
+    match (value, &schema["properties"], &schema["additionalProperties"]) {
+        (Value::Object(members), Value::Object(properties), _) => {
+            for (name, member) in members {
+                let here = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                match properties.get(name) {
+                    Some(schema) => unknown(schema, member, here, found),
+                    None if path.is_empty() && ["apiVersion", "kind", "metadata"].contains(&name.as_str()) => {}
+                    None => found.push(here),
+                }
+            }
+        }
+        (Value::Object(members), _, of @ Value::Object(_)) => {
+            for (name, member) in members {
+                unknown(of, member, format!("{path}.{name}"), found);
+            }
+        }
+        (Value::Array(items), ..) => {
+            for (index, item) in items.iter().enumerate() {
+                unknown(&schema["items"], item, format!("{path}[{index}]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A task of a manifest: live unless it is ended, from its creation or else from `begin` on.
+fn subject(
+    key: &str,
+    task: &AgentTask,
+    version: &Arc<str>,
+    identities: &BTreeMap<String, (AgentIdentity, Arc<str>)>,
+    begin: Timestamp,
+) -> Subject {
+    let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+    let agent_key = format!("{namespace}/{}", task.spec.agent);
+    let identity = identities.get(&agent_key);
+    let created = task.metadata.creation_timestamp.as_ref().map_or(begin, |time| time.0);
+    let standing = match identity {
+        None => Standing::Gone,
+        Some((identity, _)) if identity.spec.suspend => Standing::Suspended,
+        Some(_) => Standing::Good,
+    };
+    let own = Subject::of(task, namespace, name);
+    Subject {
+        phase: Phase::Active,
+        deadline: created.checked_add(SignedDuration::from(task.spec.ttl)).unwrap_or(Timestamp::MAX),
+        standing,
+        versions: [version.clone(), identity.map(|(_, version)| version.clone()).unwrap_or_default()],
+        uid: task.uid().unwrap_or_default(),
+        agent_key,
+        ..own
+    }
+}
