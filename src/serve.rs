@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -53,7 +53,7 @@ pub mod tls;
 
 pub use readiness::Readiness;
 pub use stop::Stop;
-pub use tls::Serving;
+pub use tls::{Clients, Serving};
 
 use heard::Heard;
 
@@ -118,7 +118,23 @@ pub async fn https(
     stop: Stop,
     limits: Limits,
 ) -> Result<Ended, Error> {
-    let tls = TlsAcceptor::from(tls::config(certificate)?);
+    https_to(listener, app, certificate, &Clients::NONE, stop, limits).await
+}
+
+/// The same to clients that may show a certificate of their own; the name in it comes to the
+/// router as the extension [`ClientName`].
+///
+/// # Errors
+/// As [`https`].
+pub async fn https_to(
+    listener: TcpListener,
+    app: Router,
+    certificate: Arc<Serving>,
+    clients: &Clients,
+    stop: Stop,
+    limits: Limits,
+) -> Result<Ended, Error> {
+    let tls = TlsAcceptor::from(tls::config(certificate, clients)?);
     Ok(accept(listener, Door::Tls(tls), app, stop, limits).await)
 }
 
@@ -127,6 +143,10 @@ pub async fn https(
 pub async fn http(listener: TcpListener, app: Router, stop: Stop, limits: Limits) -> Ended {
     accept(listener, Door::Plain, app, stop, limits).await
 }
+
+/// The name in a client's certificate, which was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientName(pub Arc<str>);
 
 /// What stands between the socket and HTTP.
 #[derive(Clone)]
@@ -194,6 +214,11 @@ async fn connection(tcp: TcpStream, door: Door, app: Router, http: Arc<Http>, le
                 let protocol = match stream.get_ref().1.alpn_protocol() {
                     Some(tls::H2) => &http.two,
                     _ => &http.one,
+                };
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let app = match shown.and_then(tls::client_name) {
+                    Some(name) => app.layer(Extension(ClientName(name))),
+                    None => app,
                 };
                 converse(stream, app, protocol, leaving, limits.quiet).await;
             }

@@ -14,6 +14,8 @@ use moka::sync::Cache;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::serve::ClientName;
+
 /// An enforcement point that was authenticated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asker {
@@ -75,14 +77,48 @@ pub enum TrustError {
     Unchecked(String),
 }
 
+/// The API server's word on tokens and rights, where there is a cluster.
+#[async_trait::async_trait]
+pub trait Reviews: Send + Sync {
+    /// Whose token it is, and for which of these audiences; none where it is nobody's.
+    ///
+    /// # Errors
+    /// The API server could not be asked.
+    async fn whose(&self, token: &str, audiences: &[String]) -> Result<Option<Reviewed>, String>;
+
+    /// Whether a user may ask for decisions.
+    ///
+    /// # Errors
+    /// The API server could not be asked.
+    async fn may_ask(&self, user: &Reviewed) -> Result<bool, String>;
+}
+
+/// Whose a token is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reviewed {
+    /// User name.
+    pub user: String,
+    /// UID of the user.
+    pub uid: String,
+    /// Groups.
+    pub groups: Vec<String>,
+    /// Those of the audiences asked for that the token is meant for.
+    pub audiences: Vec<String>,
+    /// Id of the token (`jti`), where the API server tells it.
+    pub token_id: Option<String>,
+}
+
 /// Who is trusted, and how.
 pub struct Trust {
     askers: Vec<(AskerProof, Asker)>,
     keys: Vec<(Option<String>, Algorithms, DecodingKey)>,
+    reviews: Option<Box<dyn Reviews>>,
     /// Audiences that mean this authorizer itself.
     audience: String,
-    /// Tokens that were verified, by their digest.
+    /// Tokens of agents that were verified, by digest of token and audience.
     verified: Cache<[u8; 32], Caller>,
+    /// Enforcement points whose token was reviewed, by its digest.
+    reviewed: Cache<[u8; 32], Asker>,
 }
 
 type Algorithms = Vec<Algorithm>;
@@ -92,6 +128,8 @@ type Algorithms = Vec<Algorithm>;
 enum AskerProof {
     /// A bearer token with this SHA-256.
     Token([u8; 32]),
+    /// A client certificate with this name.
+    Certificate(String),
 }
 
 /// Who is trusted without a cluster: the file of `--trust`.
@@ -115,7 +153,12 @@ pub struct TrustFile {
 struct AskerEntry {
     name: String,
     /// SHA-256 of its bearer token, in hexadecimal digits.
-    token_sha256: String,
+    #[serde(default)]
+    token_sha256: Option<String>,
+    /// Name in its client certificate: the first URI of its alternative names, else the common
+    /// name of its subject.
+    #[serde(default)]
+    certificate: Option<String>,
     /// Types of subjects it vouches for, and the namespace of their tasks.
     #[serde(default)]
     vouches_for: BTreeMap<String, String>,
@@ -125,19 +168,25 @@ struct AskerEntry {
 const BELIEVED: Duration = Duration::from_secs(30);
 /// Most verified tokens that are kept.
 const MOST_TOKENS: u64 = 100_000;
+/// Most enforcement points that are kept.
+const MOST_ASKERS: u64 = 10_000;
 
 impl Trust {
-    /// Trust as a file tells it.
+    /// Trust as a file tells it, and beyond the file as the API server does.
     ///
     /// # Errors
-    /// What cannot be used of it.
-    pub fn of(file: TrustFile) -> Result<Self, String> {
+    /// What cannot be used of the file.
+    pub fn of(file: TrustFile, reviews: Option<Box<dyn Reviews>>) -> Result<Self, String> {
         let mut askers = vec![];
-        for AskerEntry { name, token_sha256, vouches_for } in file.enforcement_points {
-            let digest = hex(&token_sha256).ok_or_else(|| {
-                format!("enforcement point `{name}`: tokenSha256 must be the 64 hexadecimal digits of a SHA-256")
-            })?;
-            askers.push((AskerProof::Token(digest), Asker { name: name.into(), vouches_for }));
+        for AskerEntry { name, token_sha256, certificate, vouches_for } in file.enforcement_points {
+            let proof = match (token_sha256, certificate) {
+                (Some(digest), None) => AskerProof::Token(hex(&digest).ok_or_else(|| {
+                    format!("enforcement point `{name}`: tokenSha256 must be the 64 hexadecimal digits of a SHA-256")
+                })?),
+                (None, Some(certified)) => AskerProof::Certificate(certified),
+                _ => return Err(format!("enforcement point `{name}`: give one of `tokenSha256` and `certificate`")),
+            };
+            askers.push((proof, Asker { name: name.into(), vouches_for }));
         }
         let mut keys = vec![];
         for key in file.jwks.into_iter().flat_map(|set| set.keys) {
@@ -155,20 +204,45 @@ impl Trust {
         Ok(Self {
             askers,
             keys,
+            reviews,
             audience: file.audience.unwrap_or_else(|| "mandate".to_owned()),
             verified: Cache::builder().max_capacity(MOST_TOKENS).time_to_live(BELIEVED).build(),
+            reviewed: Cache::builder().max_capacity(MOST_ASKERS).time_to_live(BELIEVED).build(),
         })
     }
 
-    /// The enforcement point that a bearer token belongs to.
+    /// The enforcement point that a client certificate or a bearer token belongs to.
     ///
     /// # Errors
     /// [`TrustError`].
-    pub fn asker(&self, token: Option<&str>) -> Result<&Asker, TrustError> {
-        let digest: [u8; 32] = Sha256::digest(token.ok_or(TrustError::Missing)?).into();
+    pub async fn asker(&self, certified: Option<&ClientName>, token: Option<&str>) -> Result<Asker, TrustError> {
+        if let Some(ClientName(name)) = certified {
+            let known =
+                self.askers.iter().find(|(proof, _)| matches!(proof, AskerProof::Certificate(known) if **known == **name));
+            if let Some((_, asker)) = known {
+                return Ok(asker.clone());
+            }
+        }
+        let token = token.ok_or(TrustError::Missing)?;
+        let digest: [u8; 32] = Sha256::digest(token).into();
         // Digests are compared, not tokens: how long it takes tells nothing of the token.
         let known = self.askers.iter().find(|(proof, _)| *proof == AskerProof::Token(digest));
-        known.map(|(_, asker)| asker).ok_or(TrustError::Invalid("no enforcement point has it"))
+        if let Some((_, asker)) = known {
+            return Ok(asker.clone());
+        }
+        let Some(reviews) = &self.reviews else { return Err(TrustError::Invalid("no enforcement point has it")) };
+        if let Some(asker) = self.reviewed.get(&digest) {
+            return Ok(asker);
+        }
+        let audience = std::slice::from_ref(&self.audience);
+        let user = reviews.whose(token, audience).await.map_err(TrustError::Unchecked)?;
+        let user = user.ok_or(TrustError::Invalid("the API server does not know it, or it is meant for others"))?;
+        if !reviews.may_ask(&user).await.map_err(TrustError::Unchecked)? {
+            return Err(TrustError::Invalid("its user may not ask: RBAC verb `evaluate` on `agenttasks.mandate.dev`"));
+        }
+        let asker = Asker { name: user.user.into(), vouches_for: BTreeMap::new() };
+        self.reviewed.insert(digest, asker.clone());
+        Ok(asker)
     }
 
     /// The task that a token belongs to. It must be meant for this authorizer or for the server
@@ -176,12 +250,18 @@ impl Trust {
     ///
     /// # Errors
     /// [`TrustError`].
-    pub fn caller(&self, token: &str, server_audience: Option<&str>) -> Result<Caller, TrustError> {
-        let digest: [u8; 32] = Sha256::digest(token).into();
+    pub async fn caller(&self, token: &str, server_audience: Option<&str>) -> Result<Caller, TrustError> {
+        let mut hash = Sha256::new_with_prefix(token);
+        hash.update([0]);
+        hash.update(server_audience.unwrap_or_default());
+        let digest: [u8; 32] = hash.finalize().into();
         let caller = match self.verified.get(&digest) {
             Some(caller) => caller,
             None => {
-                let (caller, life) = self.verify(token)?;
+                let (caller, life) = match &self.reviews {
+                    Some(reviews) => self.review(reviews.as_ref(), token, server_audience).await?,
+                    None => self.verify(token)?,
+                };
                 if life >= BELIEVED {
                     self.verified.insert(digest, caller.clone());
                 }
@@ -195,6 +275,25 @@ impl Trust {
             return Err(TrustError::Invalid("it is meant for another audience"));
         }
         Ok(caller)
+    }
+
+    async fn review(
+        &self,
+        reviews: &dyn Reviews,
+        token: &str,
+        server_audience: Option<&str>,
+    ) -> Result<(Caller, Duration), TrustError> {
+        let (claims, life) = unverified(token)?;
+        // What it is meant for beside is not told by a review, which names those asked for alone.
+        if claims.len() != 1 {
+            return Err(TrustError::Invalid("it must be meant for exactly one audience"));
+        }
+        let mut audiences = vec![self.audience.clone()];
+        audiences.extend(server_audience.map(str::to_owned));
+        let user = reviews.whose(token, &audiences).await.map_err(TrustError::Unchecked)?;
+        let Reviewed { user, audiences, token_id, .. } =
+            user.ok_or(TrustError::Invalid("the API server does not know it, or it is meant for others"))?;
+        Ok((Caller { named: Named::Account(user), token_id, audiences }, life))
     }
 
     fn verify(&self, token: &str) -> Result<(Caller, Duration), TrustError> {
@@ -224,6 +323,14 @@ impl Trust {
         }
         Err(last)
     }
+}
+
+/// Audiences of a token and how long it lives, before anybody has verified it: enough to say no.
+fn unverified(token: &str) -> Result<(Vec<String>, Duration), TrustError> {
+    let data =
+        jsonwebtoken::dangerous::insecure_decode::<Claims>(token).map_err(|_| TrustError::Invalid("it is no signed JWT"))?;
+    let (caller, life) = data.claims.caller()?;
+    Ok((caller.audiences, life))
 }
 
 #[derive(Deserialize)]

@@ -23,7 +23,7 @@ use crate::decide::authorize::snapshot::Compiler;
 use crate::metrics::Metrics;
 use crate::serve::admin::{self, Admin};
 use crate::serve::files::{self, Files};
-use crate::serve::{self, Limits, Readiness, Serving, Stop};
+use crate::serve::{self, Clients, Limits, Readiness, Serving, Stop};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -45,6 +45,9 @@ pub(super) struct Args {
     /// Key of the serving certificate, PEM
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
+    /// Authorities of client certificates by which enforcement points may authenticate themselves, PEM
+    #[arg(long, value_name = "FILE")]
+    client_ca_file: Option<PathBuf>,
     /// Directory of the audit log
     #[arg(long, value_name = "DIR")]
     audit_dir: PathBuf,
@@ -65,7 +68,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let certified = readiness.handle("certificate");
     let trust = std::fs::read_to_string(&args.trust).with_context(|| format!("reading `{}`", args.trust.display()))?;
     let trust: TrustFile = serde_yaml::from_str(&trust).with_context(|| format!("reading `{}`", args.trust.display()))?;
-    let trust = Trust::of(trust).map_err(|why| anyhow::anyhow!("`{}`: {why}", args.trust.display()))?;
+    let trust = Trust::of(trust, None).map_err(|why| anyhow::anyhow!("`{}`: {why}", args.trust.display()))?;
+    let clients = match &args.client_ca_file {
+        None => Clients::NONE,
+        Some(file) => {
+            let pem = std::fs::read(file).with_context(|| format!("reading `{}`", file.display()))?;
+            Clients::from_pem(&pem).with_context(|| format!("reading `{}`", file.display()))?
+        }
+    };
     let log = Log::open(&audit::Settings::new(&args.audit_dir)).context("opening the audit log")?;
     let state = Arc::new(State::default());
     let mut files = Looking {
@@ -105,7 +115,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         anyhow::Ok(())
     };
     info!(address = %args.listen, "answering");
-    let served = serve::https(listener, app, serving, stop.clone(), Limits { linger: Duration::ZERO, ..Limits::default() });
+    let served =
+        serve::https_to(listener, app, serving, &clients, stop.clone(), Limits { linger: Duration::ZERO, ..Limits::default() });
     tokio::select! {
         ended = served => { let _ = ended?; }
         looked = looks => looked?,

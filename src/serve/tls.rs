@@ -9,10 +9,10 @@ use std::{fmt, sync::Arc};
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
@@ -114,13 +114,41 @@ impl fmt::Debug for Serving {
     }
 }
 
+/// Authorities whose client certificates are taken. A client may show none; one that shows a
+/// certificate of another authority is turned away.
+#[derive(Clone, Debug, Default)]
+pub struct Clients(Option<Arc<RootCertStore>>);
+
+impl Clients {
+    /// No client certificate is asked for.
+    pub const NONE: Self = Self(None);
+
+    /// The authorities in a PEM file.
+    ///
+    /// # Errors
+    /// There is no certificate in it, or one that is none.
+    pub fn from_pem(authorities: &[u8]) -> Result<Self, Error> {
+        let mut store = RootCertStore::empty();
+        for authority in CertificateDer::pem_slice_iter(authorities) {
+            store.add(authority.map_err(|_| Error::Chain)?).map_err(|_| Error::Chain)?;
+        }
+        if store.is_empty() { Err(Error::Chain) } else { Ok(Self(Some(Arc::new(store)))) }
+    }
+}
+
 /// TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1, sessions resumed from tickets.
-pub(super) fn config(certificate: Arc<Serving>) -> Result<Arc<ServerConfig>, Error> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(Error::Config)?
-        .with_no_client_auth()
-        .with_cert_resolver(certificate);
+pub(super) fn config(certificate: Arc<Serving>, clients: &Clients) -> Result<Arc<ServerConfig>, Error> {
+    let builder =
+        ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13, &TLS12]).map_err(Error::Config)?;
+    let mut config = match &clients.0 {
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), provider()).allow_unauthenticated().build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| Error::Config(rustls::Error::General(error.to_string())))?)
+        }
+    }
+    .with_cert_resolver(certificate);
     config.alpn_protocols = vec![H2.to_vec(), HTTP1.to_vec()];
     // Tickets keep no state here; one a handshake is enough for clients that reconnect.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(Error::Config)?;
@@ -131,6 +159,20 @@ pub(super) fn config(certificate: Arc<Serving>) -> Result<Arc<ServerConfig>, Err
 /// Named, not the process-wide default, so that nothing depends on who installed which.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
+}
+
+/// The name in a client's certificate: the first URI among its alternative names (SPIFFE), else
+/// the common name of its subject.
+pub(super) fn client_name(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let uri = parsed.subject_alternative_name().ok().flatten().and_then(|names| {
+        names.value.general_names.iter().find_map(|name| match name {
+            x509_parser::extensions::GeneralName::URI(uri) => Some((*uri).to_owned()),
+            _ => None,
+        })
+    });
+    let common = || parsed.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned);
+    uri.or_else(common).map(Into::into)
 }
 
 fn not_after(certificate: &CertificateDer<'_>) -> Option<Timestamp> {

@@ -14,18 +14,19 @@ mod search;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde_json::{Map, Value, json};
 
 use crate::authorizer::trust::{Asker, Caller, TrustError};
 use crate::authorizer::{Answer, Authorizer, Question, strict};
 use crate::decide::authorize::history::Outcome as Reported;
 use crate::decide::authorize::{Action, Reason, Server, Snapshot};
+use crate::serve::ClientName;
 
 /// Largest body, in bytes.
 const LARGEST_BODY: usize = 1 << 20;
@@ -82,6 +83,9 @@ fn bad(message: impl Into<String>) -> Refused {
     Refused(StatusCode::BAD_REQUEST, message.into())
 }
 
+/// The name in the client's certificate, where it showed one.
+type Peer = Option<Extension<ClientName>>;
+
 /// What a request holds besides its body.
 struct Envelope {
     asker: Asker,
@@ -90,12 +94,12 @@ struct Envelope {
 }
 
 impl Envelope {
-    fn open(authorizer: &Authorizer, headers: &HeaderMap, body: &Bytes) -> Result<Self, Refused> {
-        let asker = authorizer.trust.asker(bearer(headers)).map_err(|error| match error {
+    async fn open(authorizer: &Authorizer, peer: Peer, headers: &HeaderMap, body: &Bytes) -> Result<Self, Refused> {
+        let peer = peer.as_ref().map(|Extension(certified)| certified);
+        let asker = authorizer.trust.asker(peer, bearer(headers)).await.map_err(|error| match error {
             TrustError::Unchecked(why) => Refused(StatusCode::SERVICE_UNAVAILABLE, why),
             error => Refused(StatusCode::UNAUTHORIZED, format!("an enforcement point must authenticate itself: {error}")),
         })?;
-        let asker = asker.clone();
         let is_json = headers
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
@@ -184,7 +188,7 @@ impl<'a> Asked<'a> {
     }
 
     /// Who acts.
-    fn caller(&self, authorizer: &Authorizer, asker: &Asker, audience: Option<&str>) -> Result<Caller, String> {
+    async fn caller(&self, authorizer: &Authorizer, asker: &Asker, audience: Option<&str>) -> Result<Caller, String> {
         let Entity { kind, id, properties } = self.subject;
         let id = id.unwrap_or_default();
         if let Some(namespace) = asker.vouches_for.get(kind) {
@@ -199,7 +203,7 @@ impl<'a> Asked<'a> {
                 "`subject.properties.token` must be the agent's own token: nobody vouches for subjects of type `{kind}`"
             ));
         };
-        authorizer.trust.caller(token, audience).map_err(|error| error.to_string())
+        authorizer.trust.caller(token, audience).await.map_err(|error| error.to_string())
     }
 
     /// What is to be done. The type of a resource leads to the server.
@@ -221,7 +225,9 @@ impl<'a> Asked<'a> {
                 match (with.pop(), with.is_empty()) {
                     (Some(one), true) => one,
                     _ => {
-                        return Err(format!("several ToolServers have resources of type `{kind}`: name `tool` and `server/tool`"));
+                        return Err(format!(
+                            "several ToolServers have resources of type `{kind}`: name `tool` and `server/tool`"
+                        ));
                     }
                 }
             }
@@ -253,8 +259,13 @@ fn properties<'a>(object: &'a Map<String, Value>, of: &str) -> Result<&'a Map<St
     }
 }
 
-async fn evaluation(State(authorizer): State<Arc<Authorizer>>, headers: HeaderMap, body: Bytes) -> Result<Response, Refused> {
-    let envelope = Envelope::open(&authorizer, &headers, &body)?;
+async fn evaluation(
+    State(authorizer): State<Arc<Authorizer>>,
+    peer: Peer,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let envelope = Envelope::open(&authorizer, peer, &headers, &body).await?;
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Nothing).map_err(bad)?;
     let snapshot = authorizer.state.snapshot();
     let answer = evaluate(&authorizer, &snapshot, &envelope, asked).await;
@@ -269,8 +280,13 @@ enum Semantic {
     PermitOnFirstPermit,
 }
 
-async fn evaluations(State(authorizer): State<Arc<Authorizer>>, headers: HeaderMap, body: Bytes) -> Result<Response, Refused> {
-    let envelope = Envelope::open(&authorizer, &headers, &body)?;
+async fn evaluations(
+    State(authorizer): State<Arc<Authorizer>>,
+    peer: Peer,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let envelope = Envelope::open(&authorizer, peer, &headers, &body).await?;
     let items = match envelope.body.get("evaluations") {
         Some(Value::Array(items)) if !items.is_empty() => items,
         None | Some(Value::Array(_)) => {
@@ -326,7 +342,7 @@ async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &
     let failed = |status: u16, message: String| json!({"decision": false, "context": {"error": {"status": status, "message": message}, "reason": message}});
     // The server's audience is known only once the task is: a token is checked against its own
     // audience first, and against the server's where that is another.
-    let caller = match caller(authorizer, snapshot, &envelope.asker, &asked) {
+    let caller = match caller(authorizer, snapshot, &envelope.asker, &asked).await {
         Ok(caller) => caller,
         Err(message) => return failed(401, message),
     };
@@ -357,8 +373,8 @@ async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &
     shown(&authorizer.decide_by(snapshot, &question).await)
 }
 
-fn caller(authorizer: &Authorizer, snapshot: &Snapshot, asker: &Asker, asked: &Asked) -> Result<Caller, String> {
-    let first = asked.caller(authorizer, asker, None);
+async fn caller(authorizer: &Authorizer, snapshot: &Snapshot, asker: &Asker, asked: &Asked<'_>) -> Result<Caller, String> {
+    let first = asked.caller(authorizer, asker, None).await;
     if first.is_ok() || asked.resource.kind != "tool" {
         return first;
     }
@@ -368,7 +384,7 @@ fn caller(authorizer: &Authorizer, snapshot: &Snapshot, asker: &Asker, asked: &A
         .and_then(|(namespace, _)| snapshot.server(namespace, server))
         .and_then(|server| server.audience.clone());
     match audience {
-        Some(audience) => asked.caller(authorizer, asker, Some(&audience)),
+        Some(audience) => asked.caller(authorizer, asker, Some(&audience)).await,
         None => first,
     }
 }
@@ -401,8 +417,13 @@ fn shown(answer: &Answer) -> Value {
 }
 
 /// How a permitted action ended.
-async fn outcome(State(authorizer): State<Arc<Authorizer>>, headers: HeaderMap, body: Bytes) -> Result<Response, Refused> {
-    let envelope = Envelope::open(&authorizer, &headers, &body)?;
+async fn outcome(
+    State(authorizer): State<Arc<Authorizer>>,
+    peer: Peer,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Refused> {
+    let envelope = Envelope::open(&authorizer, peer, &headers, &body).await?;
     let id = text(&envelope.body, "body", "evaluation_id").map_err(bad)?;
     let outcome = match text(&envelope.body, "body", "outcome").map_err(bad)? {
         "completed" => Reported::Completed,

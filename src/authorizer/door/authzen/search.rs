@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::{Asked, Call, Entity, Envelope, NOTHING, Refused, Sought, bad, caller};
+use super::{Asked, Call, Entity, Envelope, NOTHING, Peer, Refused, Sought, bad, caller};
 use crate::authorizer::Authorizer;
 use crate::authorizer::state::Live;
 use crate::authorizer::trust::Caller;
@@ -20,10 +20,11 @@ const LONGEST_PAGE: usize = 100;
 
 pub(super) async fn subject(
     State(authorizer): State<Arc<Authorizer>>,
+    peer: Peer,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refused> {
-    let envelope = Envelope::open(&authorizer, &headers, &body)?;
+    let envelope = Envelope::open(&authorizer, peer, &headers, &body).await?;
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Subject).map_err(bad)?;
     // Who is not vouched for would have to show a token, and then needs no search.
     let Some(namespace) = envelope.asker.vouches_for.get(asked.subject.kind) else { return page(&envelope.body, vec![]) };
@@ -39,13 +40,14 @@ pub(super) async fn subject(
 
 pub(super) async fn resource(
     State(authorizer): State<Arc<Authorizer>>,
+    peer: Peer,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refused> {
-    let envelope = Envelope::open(&authorizer, &headers, &body)?;
+    let envelope = Envelope::open(&authorizer, peer, &headers, &body).await?;
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Resource).map_err(bad)?;
     let snapshot = authorizer.state.snapshot();
-    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked)? else { return page(&envelope.body, vec![]) };
+    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await? else { return page(&envelope.body, vec![]) };
     let from = task.subject().namespace.clone();
     let kind = asked.resource.kind;
     let ids: Vec<String> = if kind == "tool" {
@@ -67,13 +69,14 @@ pub(super) async fn resource(
 
 pub(super) async fn action(
     State(authorizer): State<Arc<Authorizer>>,
+    peer: Peer,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Refused> {
-    let envelope = Envelope::open(&authorizer, &headers, &body)?;
+    let envelope = Envelope::open(&authorizer, peer, &headers, &body).await?;
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Action).map_err(bad)?;
     let snapshot = authorizer.state.snapshot();
-    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked)? else { return page(&envelope.body, vec![]) };
+    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await? else { return page(&envelope.body, vec![]) };
     let from = task.subject().namespace.clone();
     let names: Vec<String> = if asked.resource.kind == "tool" {
         vec!["tools/call".to_owned()]
@@ -89,16 +92,21 @@ pub(super) async fn action(
 }
 
 /// The task that a search is about; none where nobody is known by the subject.
-fn task(authorizer: &Authorizer, snapshot: &Snapshot, envelope: &Envelope, asked: &Asked) -> Result<Option<Arc<Live>>, Refused> {
+async fn task(
+    authorizer: &Authorizer,
+    snapshot: &Snapshot,
+    envelope: &Envelope,
+    asked: &Asked<'_>,
+) -> Result<Option<Arc<Live>>, Refused> {
     if asked.subject.id.is_none() {
         return Err(bad("`subject.id` is missing"));
     }
-    let caller: Result<Caller, String> = caller(authorizer, snapshot, &envelope.asker, asked);
+    let caller: Result<Caller, String> = caller(authorizer, snapshot, &envelope.asker, asked).await;
     Ok(caller.ok().and_then(|caller| authorizer.state.task(&caller)))
 }
 
 /// Whether a task would be permitted. What it would do is not taken into its history.
-fn would(authorizer: &Authorizer, snapshot: &Snapshot, task: &Live, asked: &Asked) -> bool {
+fn would(authorizer: &Authorizer, snapshot: &Snapshot, task: &Live, asked: &Asked<'_>) -> bool {
     let subject = task.subject();
     let Ok((Call { server, tool }, resource)) = asked.action(snapshot, &subject.namespace) else { return false };
     let mut subject_properties: Map<String, Value> = asked.subject.properties.clone();
