@@ -25,6 +25,10 @@ use crate::api::KubernetesRule;
 pub const CONTROLLER: &str = "mandate-controller";
 /// Name of the webhook's ServiceAccount, of its roles and of its Service.
 pub const WEBHOOK: &str = "mandate-webhook";
+/// Name of the authorizer: its Deployment, Service, ServiceAccount and roles.
+pub const AUTHORIZER: &str = "mandate-authorizer";
+/// Secret in which the authorizer keeps its certificate.
+pub const AUTHORIZER_CERTIFICATE: &str = "mandate-authorizer-tls";
 /// Name of the ClusterRole that holds what tasks may be given at most.
 pub const CEILING: &str = "mandate-ceiling";
 /// Name of the Secret in which the webhook keeps its certificate.

@@ -3,3 +3,4 @@
 //! decides anything.
 
 pub mod authzen;
+pub mod kubernetes;

@@ -125,6 +125,20 @@ impl State {
         tasks.by_key.insert(key, Arc::new(live));
     }
 
+    /// Changes every task that is meant.
+    pub fn change(&self, meant: impl Fn(&Subject) -> bool, change: impl Fn(&mut Subject)) {
+        // Written under the lock that `put` takes, so that no change is lost to another.
+        let tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
+        for live in tasks.by_key.values() {
+            let subject = live.subject();
+            if meant(&subject) {
+                let mut subject = (*subject).clone();
+                change(&mut subject);
+                live.subject.store(Arc::new(subject));
+            }
+        }
+    }
+
     /// Forgets a task.
     pub fn forget(&self, key: &str) {
         self.tasks.write().unwrap_or_else(PoisonError::into_inner).forget(key);

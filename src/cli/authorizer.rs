@@ -1,15 +1,17 @@
-//! `mandate run authorizer`: decisions from a directory of manifests, without a cluster.
+//! `mandate run authorizer`: decisions by what stands in a cluster, or in a directory of manifests
+//! without one.
 //!
 //! The directory is read again every half second. What changed is in force when it is compiled;
 //! until then, and where the directory cannot be read, what was known holds, and grows stale.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
+use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
@@ -17,34 +19,51 @@ use tracing::{info, warn};
 use super::known::Known;
 use crate::audit::{self, Log};
 use crate::authorizer::state::State;
-use crate::authorizer::trust::{Trust, TrustFile};
+use crate::authorizer::trust::{Reviews, Trust, TrustFile};
 use crate::authorizer::{Authorizer, door};
+use crate::cluster::certificate::{self, Lives, Own, Settings};
+use crate::cluster::connect::{Target, connect};
+use crate::cluster::known;
+use crate::cluster::reviews::Asking;
 use crate::decide::authorize::snapshot::Compiler;
+use crate::install;
 use crate::metrics::Metrics;
 use crate::serve::admin::{self, Admin};
 use crate::serve::files::{self, Files};
+use crate::serve::readiness::Handle;
 use crate::serve::{self, Clients, Limits, Readiness, Serving, Stop};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// File or directory of manifests; give it once for each. Tasks in them are live from the start
-    #[arg(long, required = true, value_name = "PATH")]
+    /// File or directory of manifests, to decide without a cluster; give it once for each. Tasks in
+    /// them are live from the start
+    #[arg(long, value_name = "PATH", requires_all = ["trust", "cert_file"])]
     manifests: Vec<PathBuf>,
     /// Namespace of manifests that name none
     #[arg(long, short, default_value = "default", value_name = "NAMESPACE")]
     namespace: String,
-    /// Who may ask and whose tokens count: a YAML file (docs/authorizer.md)
+    /// Who may ask and whose tokens count: a YAML file (docs/authorizer.md). In a cluster the API
+    /// server is asked beyond it
     #[arg(long, value_name = "FILE")]
-    trust: PathBuf,
+    trust: Option<PathBuf>,
     /// Address of the AuthZEN API (HTTPS)
     #[arg(long, default_value = "127.0.0.1:8444")]
     listen: SocketAddr,
-    /// Serving certificate, PEM
-    #[arg(long, value_name = "FILE")]
-    cert_file: PathBuf,
+    /// Serving certificate that somebody else renews, PEM [default in a cluster: Mandate keeps its own]
+    #[arg(long, requires = "key_file", value_name = "FILE")]
+    cert_file: Option<PathBuf>,
     /// Key of the serving certificate, PEM
+    #[arg(long, requires = "cert_file", value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Namespace of Mandate itself
+    #[arg(long, default_value = install::NAMESPACE, env = "MANDATE_NAMESPACE", value_name = "NAMESPACE")]
+    mandate_namespace: String,
+    /// Further DNS name or address by which enforcement points call; give it once for each
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+    /// kubeconfig file [default: the pod's ServiceAccount, else as kubectl]
     #[arg(long, value_name = "FILE")]
-    key_file: PathBuf,
+    kubeconfig: Option<PathBuf>,
     /// Authorities of client certificates by which enforcement points may authenticate themselves, PEM
     #[arg(long, value_name = "FILE")]
     client_ca_file: Option<PathBuf>,
@@ -64,43 +83,128 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Arc::new(Metrics::register(&mut registry));
     let readiness = Readiness::new();
-    let loaded = readiness.handle("manifests");
     let certified = readiness.handle("certificate");
-    let trust = std::fs::read_to_string(&args.trust).with_context(|| format!("reading `{}`", args.trust.display()))?;
-    let trust: TrustFile = serde_yaml::from_str(&trust).with_context(|| format!("reading `{}`", args.trust.display()))?;
-    let trust = Trust::of(trust, None).map_err(|why| anyhow::anyhow!("`{}`: {why}", args.trust.display()))?;
-    let clients = match &args.client_ca_file {
-        None => Clients::NONE,
-        Some(file) => {
-            let pem = std::fs::read(file).with_context(|| format!("reading `{}`", file.display()))?;
-            Clients::from_pem(&pem).with_context(|| format!("reading `{}`", file.display()))?
-        }
+    let clients = clients(args.client_ca_file.as_deref())?;
+    let client = match args.manifests.is_empty() {
+        true => Some(connect(&Target { kubeconfig: args.kubeconfig.clone(), context: None, act_as: None }).await?),
+        false => None,
     };
+    let trust = trust(args.trust.as_deref(), client.as_ref())?;
     let log = Log::open(&audit::Settings::new(&args.audit_dir)).context("opening the audit log")?;
     let state = Arc::new(State::default());
-    let mut files = Looking {
-        paths: args.manifests,
-        namespace: args.namespace,
-        begin: Timestamp::now(),
-        last: None,
-        compiler: Compiler::default(),
-    };
-    // What is wrong at the start is told at the start: a directory that is not there serves nobody.
-    let problems = files.look(&state);
-    if state.count() == 0 && problems > 0 {
-        bail!("the manifests hold no task that can be read");
-    }
-    drop(loaded);
+    let sources = Sources::begin(&args, client.clone(), &state, &readiness)?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     let authorizer = Arc::new(Authorizer::new(state.clone(), trust, Some(log.clone())));
-    let app = door::authzen::router(authorizer);
+    let app = door::authzen::router(authorizer.clone()).merge(door::kubernetes::router(authorizer));
     let serving = Serving::new();
-    let certificate = files::follow(Files::new(args.cert_file, args.key_file), serving.clone(), metrics, certified, stop.clone());
-    let pages = Admin { readiness, stop: stop.clone(), registry, state: None };
+    let certificate = certificate(&args, client.clone(), serving.clone(), metrics, certified, stop.clone());
+    let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: None };
     let (end_admin, admin_ends) = Stop::new();
     let admin = TcpListener::bind(args.admin).await.with_context(|| format!("listening on {}", args.admin))?;
     let admin = tokio::spawn(admin::serve(admin, pages, admin_ends));
-    let looks = async {
+    info!(address = %args.listen, "answering");
+    // Without a cluster nothing has to learn that the process is leaving.
+    let linger = if client.is_some() { Limits::default().linger } else { Duration::ZERO };
+    let served = serve::https_to(listener, app, serving, &clients, stop.clone(), Limits { linger, ..Limits::default() });
+    tokio::select! {
+        ended = served => { let _ = ended?; }
+        kept = sources.keep(state, &readiness) => kept?,
+        kept = async { kept(certificate.await, &stop).await } => kept?,
+    }
+    end_admin.stop();
+    let _ = admin.await;
+    log.close().await.context("closing the audit log")
+}
+
+fn clients(file: Option<&Path>) -> anyhow::Result<Clients> {
+    let Some(file) = file else { return Ok(Clients::NONE) };
+    let pem = std::fs::read(file).with_context(|| format!("reading `{}`", file.display()))?;
+    Clients::from_pem(&pem).with_context(|| format!("reading `{}`", file.display()))
+}
+
+fn trust(file: Option<&Path>, client: Option<&Client>) -> anyhow::Result<Trust> {
+    let read = |file: &Path| -> anyhow::Result<TrustFile> { Ok(serde_yaml::from_str(&std::fs::read_to_string(file)?)?) };
+    let named = file.map(|file| file.display().to_string()).unwrap_or_default();
+    let trusted = file.map(read).transpose().with_context(|| format!("reading `{named}`"))?.unwrap_or_default();
+    let reviews = client.map(|client| Box::new(Asking(client.clone())) as Box<dyn Reviews>);
+    Trust::of(trusted, reviews).map_err(|why| anyhow::anyhow!("`{named}`: {why}"))
+}
+
+/// Keeps the serving certificate current: from files, or Mandate's own in a Secret.
+async fn certificate(
+    args: &Args,
+    client: Option<Client>,
+    serving: Arc<Serving>,
+    metrics: Arc<Metrics>,
+    certified: Handle,
+    stop: Stop,
+) -> anyhow::Result<()> {
+    let settings = match (&args.cert_file, &args.key_file, client) {
+        (Some(cert), Some(key), None) => {
+            files::follow(Files::new(cert, key), serving, metrics, certified, stop).await;
+            return Ok(());
+        }
+        (Some(cert), Some(key), Some(client)) => (client, Settings::Files(Files::new(cert, key))),
+        (_, _, None) => bail!("give --cert-file and --key-file"),
+        (_, _, Some(client)) => {
+            let mut names = certificate::service_names(install::AUTHORIZER, &args.mandate_namespace);
+            names.extend(args.hosts.iter().cloned());
+            names.extend(["localhost".to_owned(), "127.0.0.1".to_owned()]);
+            let own = Own {
+                namespace: args.mandate_namespace.clone(),
+                secret: install::AUTHORIZER_CERTIFICATE.to_owned(),
+                names,
+                validating: vec![],
+                mutating: vec![],
+                lives: Lives::default(),
+            };
+            (client, Settings::Own(own))
+        }
+    };
+    Ok(certificate::keep(settings.0, settings.1, serving, metrics, certified, stop).await?)
+}
+
+/// Certificates are kept until the stop; then the server ends by itself.
+async fn kept(result: anyhow::Result<()>, stop: &Stop) -> anyhow::Result<()> {
+    result?;
+    stop.requested().await;
+    std::future::pending().await
+}
+
+/// Where what is known comes from.
+enum Sources {
+    Files(Box<Looking>),
+    Cluster(Client),
+}
+
+impl Sources {
+    /// What is wrong at the start is told at the start: a directory that is not there serves nobody.
+    fn begin(args: &Args, client: Option<Client>, state: &State, readiness: &Readiness) -> anyhow::Result<Self> {
+        if let Some(client) = client {
+            return Ok(Self::Cluster(client));
+        }
+        let _loaded = readiness.handle("manifests");
+        let mut files = Looking {
+            paths: args.manifests.clone(),
+            namespace: args.namespace.clone(),
+            begin: Timestamp::now(),
+            last: None,
+            compiler: Compiler::default(),
+        };
+        if files.look(state) > 0 && state.count() == 0 {
+            bail!("the manifests hold no task that can be read");
+        }
+        Ok(Self::Files(Box::new(files)))
+    }
+
+    async fn keep(self, state: Arc<State>, readiness: &Readiness) -> anyhow::Result<()> {
+        let mut files = match self {
+            Self::Files(files) => files,
+            Self::Cluster(client) => {
+                known::keep(client, state, readiness).await;
+                bail!("a watch ended");
+            }
+        };
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             // Reading and compiling take time that answers must not wait for.
@@ -111,20 +215,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             })
             .await?;
         }
-        #[expect(unreachable_code, reason = "the type of a loop that only an error leaves")]
-        anyhow::Ok(())
-    };
-    info!(address = %args.listen, "answering");
-    let served =
-        serve::https_to(listener, app, serving, &clients, stop.clone(), Limits { linger: Duration::ZERO, ..Limits::default() });
-    tokio::select! {
-        ended = served => { let _ = ended?; }
-        looked = looks => looked?,
-        () = async { certificate.await; std::future::pending().await } => {}
     }
-    end_admin.stop();
-    let _ = admin.await;
-    log.close().await.context("closing the audit log")
 }
 
 /// Manifests that are looked at again and again.

@@ -11,8 +11,11 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use kube::{Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 
 use super::access;
+use super::authorize::compile::{self, Place};
 use super::check::{self, Case, Hold};
 use super::finding::{Finding, Severity, Verdict};
 use super::json::{Read as _, Value};
@@ -23,7 +26,8 @@ use super::waive::{self, Identity, Waivers, Word};
 use super::workload;
 use super::world::{Asked, DEFAULT_TOKEN, SHORTEST_TOKEN, World};
 use crate::api::{
-    Action, AgentTask, ClusterAgentPolicySpec, Mode, PolicyWaiver, Profile, Requester, TaskScope, Workloads, names,
+    Action, AgentPolicy, AgentTask, ClusterAgentPolicy, ClusterAgentPolicySpec, Guardrails, Mode, PolicyWaiver, Profile,
+    Requester, TaskScope, Workloads, names,
 };
 
 /// One admission request.
@@ -69,8 +73,10 @@ pub fn admit(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
         (crate::api::GROUP, "agenttasks", "") => task(world, review),
         (crate::api::GROUP, "taskscopes", "") => scope(world, review),
         (crate::api::GROUP, "policywaivers", "") => waiver(world, review, now),
+        (crate::api::GROUP, "agentpolicies", "") => policy::<AgentPolicy>(review, Place::In(review.namespace)),
+        (crate::api::GROUP, "clusteragentpolicies", "") => policy::<ClusterAgentPolicy>(review, Place::Cluster),
         // The other kinds of Mandate are held by their schemas alone.
-        (crate::api::GROUP, "agentidentities" | "agentpolicies" | "clusteragentpolicies", "") => Verdict::default(),
+        (crate::api::GROUP, "agentidentities" | "toolservers", "") => Verdict::default(),
         ("", "pods", _) if review.operation == Operation::Connect => access::access(world, review, now),
         // Kinds with a template of Kubernetes' core; those of other groups an installation names.
         ("", "podtemplates" | "replicationcontrollers", "") => other_verdict(world, review, now),
@@ -455,7 +461,7 @@ fn secret(world: &World, review: &Review<'_>, now: Timestamp) -> Verdict {
 }
 
 /// Reads an object of Mandate with the very type that the controller uses.
-fn read<T: serde::de::DeserializeOwned>(object: &Value<'_>) -> Result<T, Box<Finding>> {
+fn read<T: DeserializeOwned>(object: &Value<'_>) -> Result<T, Box<Finding>> {
     let text = serde_json::to_string(object).map_err(|error| unreadable(&error))?;
     serde_json::from_str(&text).map_err(|error| unreadable(&error))
 }
@@ -512,10 +518,30 @@ fn scope(world: &World, review: &Review<'_>) -> Verdict {
     // An old version that cannot be read grants nothing that the new one could lean on.
     let old: Option<TaskScope> = review.old.and_then(|old| read(old).ok());
     let before = old.map(|old| old.spec.kubernetes.rules).unwrap_or_default();
+    if let Err(problems) = compile::scope(review.namespace, &new.name_any(), &new.spec) {
+        return unusable("scope-refused", problems);
+    }
     match check::authorship(review.user, &world.controller, review.namespace, &new.spec.kubernetes.rules, &before) {
         Ok(questions) => Verdict { findings: vec![], questions },
         Err(because) => Verdict::new(vec![always("scope-refused", "spec.kubernetes.rules", because.message, "")]),
     }
+}
+
+/// A policy whose rules the authorizer will be able to use: compiled as it compiles them.
+fn policy<K: Resource<DynamicType = ()> + DeserializeOwned + AsRef<Guardrails>>(review: &Review<'_>, place: Place) -> Verdict {
+    let policy: K = match read(review.object) {
+        Ok(policy) => policy,
+        Err(finding) => return Verdict::new(vec![*finding]),
+    };
+    match compile::policy(place, &policy.name_any(), policy.as_ref()) {
+        Ok(_) => Verdict::default(),
+        Err(problems) => unusable("policy-refused", problems),
+    }
+}
+
+/// What cannot be used at run time is not let in: it would deny everybody it speaks of.
+fn unusable(rule: &'static str, problems: Vec<compile::Problem>) -> Verdict {
+    Verdict::new(problems.into_iter().map(|compile::Problem { at, message }| always(rule, &at, message, "")).collect())
 }
 
 /// A waiver: whether it can ever count, and whether it does now.

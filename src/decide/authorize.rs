@@ -30,7 +30,7 @@ use crate::api::{AgentTask, AgentTaskSpec, Classification, CountedBy, Effect, Mo
 use arguments::Values;
 use compile::{CompiledRule, Slice, Then};
 use history::{History, Limit, Mark};
-pub use snapshot::{Server, Snapshot, ToolFacts};
+pub use snapshot::{KubernetesRequest, Server, Snapshot, ToolFacts};
 
 /// How long a light answer may be used again at most, in seconds.
 pub const LONGEST_REUSE: u32 = 5;
@@ -132,6 +132,9 @@ pub struct Action<'a> {
     pub intent: Option<&'a str>,
     /// Whether the enforcement point will report the outcome.
     pub reports_outcome: bool,
+    /// The request to the Kubernetes API that it is, where it is one: `tool` is then the verb, and
+    /// a yes means that no rule forbids what RBAC may grant.
+    pub kubernetes: Option<KubernetesRequest<'a>>,
 }
 
 /// What was done before, by the task and by all tasks of its agent.
@@ -381,7 +384,9 @@ fn judge(
     let shard = snapshot.shard(&subject.namespace);
     snapshot.readable(shard)?;
     let (server, tool) = snapshot.tool(&subject.namespace, action)?;
-    looked_at.versions.push((format!("ToolServer {}", server.key), server.version.clone()));
+    if !server.is_kubernetes {
+        looked_at.versions.push((format!("ToolServer {}", server.key), server.version.clone()));
+    }
     looked_at.tool = Some(tool.key.clone());
     looked_at.effect = Some(tool.effect);
     looked_at.domain = Some(tool.domain.clone());
@@ -389,8 +394,8 @@ fn judge(
     let values = Values::typed(tool.arguments.as_ref(), action.arguments).map_err(|error| {
         no(Code::BadArguments, None, error.to_string(), format!("call `{}` as its owner describes it", tool.name))
     })?;
-    let resource = resource(tool, action)?;
-    let classification = server.classification(tool, resource);
+    let resource = resource(&tool, action)?;
+    let classification = server.classification(&tool, resource);
     looked_at.classification = Some(classification);
     looked_at.resource = resource.map(str::to_owned);
     let scope = shard.scope(&subject.scope)?;
@@ -420,15 +425,18 @@ fn judge(
         untrusted: histories.task.untrusted(),
         domains: histories.task.domains().collect(),
     };
-    let lacking = || explain::out_of_scope(&scope.compiled, subject, server, tool, &facts, &values);
+    let lacking = || explain::out_of_scope(&scope.compiled, subject, &server, &tool, &facts, &values);
     let narrowed_out =
         subject.narrowed.as_ref().is_some_and(|narrowed| !narrowed.iter().any(|name| tool.is(&subject.namespace, name)));
-    let Some(permits) = scope.compiled.tools.get(&*tool.key).filter(|_| !narrowed_out) else { return Err(lacking()) };
+    let permits = scope.compiled.tools.get(&*tool.key).filter(|_| !narrowed_out);
+    if permits.is_none() && !server.is_kubernetes {
+        return Err(lacking());
+    }
     let slices: Vec<&Slice> = snapshot.rules(shard, &tool.key, &subject.agent_key, tool.effect).collect();
     let cannot =
         |message: String| no(Code::EvaluationError, None, message, "report this: Mandate could not put the action into words");
     let request = facts.request().map_err(cannot)?;
-    let looks = permits.looks_at_values || slices.iter().any(|slice| slice.looks_at_values);
+    let looks = permits.is_some_and(|permits| permits.looks_at_values) || slices.iter().any(|slice| slice.looks_at_values);
     let entities = if looks {
         let properties = |given| Values::untyped(given);
         let (of_subject, of_resource) = (properties(action.subject_properties), properties(action.resource_properties));
@@ -437,8 +445,11 @@ fn judge(
         &NO_ENTITIES
     };
 
-    let granted = ask(permits, &request, entities)?;
-    if granted.is_empty() {
+    let granted = match permits {
+        Some(permits) => ask(permits, &request, entities)?,
+        None => vec![],
+    };
+    if granted.is_empty() && !server.is_kubernetes {
         return Err(lacking());
     }
     let mut found = Found::default();

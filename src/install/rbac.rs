@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Value, json};
 
-use super::{CEILING, CERTIFICATE, CONTROLLER, Certificates, Install, REGISTRATION, WEBHOOK};
+use super::{AUTHORIZER, AUTHORIZER_CERTIFICATE, CEILING, CERTIFICATE, CONTROLLER, Certificates, Install, REGISTRATION, WEBHOOK};
 use crate::api::names::MANAGER as REPORT;
 use crate::api::{GROUP, KubernetesRule};
 use crate::cluster::certificate::SECRET_TYPE;
@@ -110,6 +110,27 @@ const WEBHOOK_IN_GUARDED: &[Right] = &[
     may(&["get"], "", &["pods"]),
 ];
 
+/// The authorizer, in the whole cluster.
+const AUTHORIZER_EVERYWHERE: &[Right] = &[
+    // What it decides by; it changes none of it.
+    may(READ, GROUP, &["agentidentities", "taskscopes", "agenttasks", "agentpolicies", "clusteragentpolicies", "toolservers"]),
+    // Whose token is it?
+    may(&["create"], "authentication.k8s.io", &["tokenreviews"]),
+    // May the enforcement point ask?
+    may(&["create"], "authorization.k8s.io", &["subjectaccessreviews"]),
+];
+
+/// The authorizer that makes its own certificate, in Mandate's own namespace.
+const AUTHORIZER_AT_HOME: &[Right] = &[
+    // No create, which RBAC could not hold to a name: the Secret is installed empty.
+    may(&["get", "list", "watch", "update"], "", &["secrets"]).only(&[AUTHORIZER_CERTIFICATE]),
+];
+
+/// Enforcement points: bound by nobody here, to whoever is to ask for decisions.
+const MAY_ASK: &[Right] = &[may(&["evaluate"], GROUP, &["agenttasks"])];
+/// Name of that role.
+const ENFORCEMENT_POINT: &str = "mandate-enforcement-point";
+
 /// The webhook that makes its own certificate, in the whole cluster.
 const WEBHOOK_REGISTERS: &[Right] = &[
     // Tells the API server which authority to trust, in its own registrations.
@@ -139,7 +160,11 @@ const FOR_PEOPLE: &[ForPeople] = &[
     ForPeople {
         name: "mandate-view",
         added_to: "view",
-        rights: &[may(READ, GROUP, &["agentidentities", "taskscopes", "agenttasks", "agentpolicies", "policywaivers"])],
+        rights: &[may(
+            READ,
+            GROUP,
+            &["agentidentities", "taskscopes", "agenttasks", "agentpolicies", "policywaivers", "toolservers"],
+        )],
     },
     ForPeople {
         name: "mandate-edit",
@@ -155,7 +180,7 @@ const FOR_PEOPLE: &[ForPeople] = &[
                 &["create", "update", "patch", "delete", "deletecollection"],
                 GROUP,
                 // A waiver counts only where a ClusterAgentPolicy says so.
-                &["agentidentities", "taskscopes", "agentpolicies", "policywaivers"],
+                &["agentidentities", "taskscopes", "agentpolicies", "policywaivers", "toolservers"],
             ),
             // To start tasks with any scope of the namespace.
             may(&["use"], GROUP, &["taskscopes"]),
@@ -170,6 +195,10 @@ pub(super) fn objects(install: &Install) -> Vec<Value> {
     let mut all = vec![
         service_account(namespace, CONTROLLER),
         service_account(namespace, WEBHOOK),
+        service_account(namespace, AUTHORIZER),
+        cluster_role(AUTHORIZER, rules(AUTHORIZER_EVERYWHERE)),
+        cluster_role_binding(namespace, AUTHORIZER),
+        cluster_role(ENFORCEMENT_POINT, rules(MAY_ASK)),
         cluster_role(CONTROLLER, rules(CONTROLLER_EVERYWHERE)),
         cluster_role_binding(namespace, CONTROLLER),
         cluster_role(WEBHOOK, rules(webhook_everywhere)),
@@ -178,7 +207,10 @@ pub(super) fn objects(install: &Install) -> Vec<Value> {
         role_binding(namespace, CONTROLLER, "Role", namespace, CONTROLLER),
     ];
     if own {
-        all.push(certificate(namespace));
+        all.push(certificate(namespace, CERTIFICATE));
+        all.push(certificate(namespace, AUTHORIZER_CERTIFICATE));
+        all.push(role(namespace, AUTHORIZER, rules(AUTHORIZER_AT_HOME)));
+        all.push(role_binding(namespace, AUTHORIZER, "Role", namespace, AUTHORIZER));
         all.push(role(namespace, WEBHOOK, rules(WEBHOOK_AT_HOME)));
         all.push(role_binding(namespace, WEBHOOK, "Role", namespace, WEBHOOK));
     }
@@ -241,10 +273,10 @@ fn service_account(namespace: &str, name: &str) -> Value {
     })
 }
 
-/// The Secret in which the webhook keeps its certificate, empty: an apply that does not
-/// mention the data leaves it as it is.
-fn certificate(home: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta(Some(home), CERTIFICATE), "type": SECRET_TYPE})
+/// A Secret in which a component keeps its certificate, empty: an apply that does not mention the
+/// data leaves it as it is.
+fn certificate(home: &str, name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta(Some(home), name), "type": SECRET_TYPE})
 }
 
 fn cluster_role(name: &str, rules: Value) -> Value {

@@ -128,6 +128,7 @@ fn no_secret_is_read_but_by_name() {
         if has(&rule["resources"], "secrets") && ["get", "list", "watch"].iter().any(|verb| has(&rule["verbs"], verb)) {
             let allowed = match of.as_str() {
                 "Role mandate-system/mandate-webhook" => json!(["mandate-webhook-tls"]),
+                "Role mandate-system/mandate-authorizer" => json!(["mandate-authorizer-tls"]),
                 "Role finance/mandate-secret-keys" => json!(["crm-api"]),
                 _ => panic!("{of} reads secrets: {rule}"),
             };

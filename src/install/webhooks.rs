@@ -150,7 +150,13 @@ fn validating(install: &Install) -> Vec<Ask> {
         // kinds are held by their schemas.
         Ask {
             when: &[("another-spec", "request.operation == 'CREATE' || object.?spec != oldObject.?spec")],
-            ..everywhere("resources", vec![own(WRITE, &["taskscopes"]), own(CREATE, &["agenttasks", "policywaivers"])])
+            ..everywhere(
+                "resources",
+                vec![
+                    own(WRITE, &["taskscopes", "agentpolicies", "clusteragentpolicies"]),
+                    own(CREATE, &["agenttasks", "policywaivers"]),
+                ],
+            )
         },
     ];
     asks.into_iter().filter(|ask| !ask.rules.is_empty()).collect()

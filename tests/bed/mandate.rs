@@ -258,7 +258,8 @@ fn path(path: &Path) -> Result<&str> {
 /// for two seconds after it was established (apiextensions-apiserver,
 /// customresource_handler.go), which no time that is measured later should hold.
 async fn served(bed: &Bed, client: &Client) -> Result<()> {
-    for kind in ["AgentIdentity", "AgentPolicy", "AgentTask", "ClusterAgentPolicy", "PolicyWaiver", "TaskScope"] {
+    let kinds = ["AgentIdentity", "AgentPolicy", "AgentTask", "ClusterAgentPolicy", "PolicyWaiver", "TaskScope", "ToolServer"];
+    for kind in kinds {
         let gvk = GroupVersionKind::gvk("mandate.dev", "v1alpha1", kind);
         bed.wait(&format!("kind {kind} to be served"), READY, || async { pinned_kind(client, &gvk).await.ok() }).await?;
     }

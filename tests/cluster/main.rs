@@ -22,6 +22,7 @@ mod seen;
 
 mod absent;
 mod admission;
+mod authorizer;
 mod chart;
 mod crash;
 mod gate;

@@ -85,6 +85,18 @@ impl ClusterAgentPolicySpec {
     }
 }
 
+impl AsRef<Guardrails> for AgentPolicy {
+    fn as_ref(&self) -> &Guardrails {
+        &self.spec.guardrails
+    }
+}
+
+impl AsRef<Guardrails> for ClusterAgentPolicy {
+    fn as_ref(&self) -> &Guardrails {
+        &self.spec.guardrails
+    }
+}
+
 /// Which waivers a policy honours.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

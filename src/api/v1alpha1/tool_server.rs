@@ -28,6 +28,7 @@ use crate::api::value::{Classification, Effect, Owner, Pattern};
     printcolumn(name = "Team", type_ = "string", json_path = ".spec.owner.team"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 63").message("the name may have 63 characters at most"),
+    validation = Rule::new("self.metadata.name != 'kubernetes'").message("`kubernetes` stands for the API server itself: choose another name"),
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("the name may hold lower-case letters, digits and `-` only")
 )]
 #[serde(rename_all = "camelCase")]

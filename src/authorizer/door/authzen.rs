@@ -367,6 +367,7 @@ async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &
             resource_properties: asked.resource.properties,
             intent: asked.context.get("intent").and_then(Value::as_str),
             reports_outcome: asked.context.get("outcome_reported") == Some(&Value::Bool(true)),
+            kubernetes: None,
         },
         trace_id: envelope.trace_id.clone(),
     };

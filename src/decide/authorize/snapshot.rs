@@ -18,6 +18,9 @@ use crate::api::{
 };
 use crate::decide::world::Loaded;
 
+/// By this name rules speak of the API server: `kubernetes/delete`. No ToolServer has it.
+pub const KUBERNETES: &str = "kubernetes";
+
 /// An object as it was written, and which version of it.
 #[derive(Clone, Debug)]
 pub struct Written<T> {
@@ -128,6 +131,39 @@ pub struct Server {
     stopped: Vec<String>,
     usable_from: Vec<String>,
     resources: Vec<ResourceClass>,
+    /// Whether it is the API server itself, of which RBAC and not a scope says what is granted.
+    pub(super) is_kubernetes: bool,
+}
+
+/// A request to the Kubernetes API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KubernetesRequest<'a> {
+    /// Namespace of the object; empty where it has none.
+    pub namespace: &'a str,
+    /// Plural resource.
+    pub resource: &'a str,
+    /// Subresource; empty where it is the object itself.
+    pub subresource: &'a str,
+}
+
+impl KubernetesRequest<'_> {
+    fn effect(&self, verb: &str) -> Effect {
+        let into = ["exec", "attach", "portforward", "proxy", "token", "ephemeralcontainers", "approval"];
+        match verb {
+            _ if into.contains(&self.subresource) => Effect::Admin,
+            "get" | "list" | "watch" => Effect::Read,
+            "create" | "update" | "patch" | "delete" | "deletecollection" => Effect::Write,
+            _ => Effect::Admin,
+        }
+    }
+
+    fn classification(&self) -> Classification {
+        if self.resource == "secrets" { Classification::Confidential } else { Classification::Internal }
+    }
+
+    fn domain(&self) -> &str {
+        if self.namespace.is_empty() { "cluster" } else { self.namespace }
+    }
 }
 
 /// A tool.
@@ -367,7 +403,10 @@ impl Snapshot {
     }
 
     /// The tool that an action calls.
-    pub(super) fn tool(&self, from: &str, action: &Action) -> Result<(&Arc<Server>, &Arc<ToolFacts>), Box<No>> {
+    pub(super) fn tool(&self, from: &str, action: &Action) -> Result<(Arc<Server>, Arc<ToolFacts>), Box<No>> {
+        if let Some(request) = &action.kubernetes {
+            return Ok(Server::kubernetes(from, action.tool, request));
+        }
         let (namespace, name) = action.server.split_once('/').unwrap_or((from, action.server));
         let unknown = |why: String| no(Code::UnknownServer, None, why, "a ToolServer must describe what agents call");
         let server = match self.shard(namespace).servers.get(name) {
@@ -396,7 +435,7 @@ impl Snapshot {
             let message = format!("tool `{}` is no longer what was reviewed: its description or schema has changed", tool.name);
             return Err(no(Code::ToolChanged, None, message, "its owner must review it and pin it anew"));
         }
-        Ok((server, tool))
+        Ok((server.clone(), tool.clone()))
     }
 
     /// What scopes name that is not there, or that bounds what has no such type. Each such grant
@@ -459,7 +498,39 @@ impl Server {
             stopped: stopped.clone(),
             usable_from: usable_from.clone(),
             resources: resources.clone(),
+            is_kubernetes: false,
         }
+    }
+
+    /// The API server as a server of a namespace, whose tools are the verbs.
+    fn kubernetes(from: &str, verb: &str, request: &KubernetesRequest) -> (Arc<Self>, Arc<ToolFacts>) {
+        let key: Arc<str> = format!("{from}/{KUBERNETES}").into();
+        let tool: Arc<str> = format!("{key}/{verb}").into();
+        let facts = ToolFacts {
+            uid: Kind::Tool.uid(&tool),
+            key: tool,
+            name: verb.to_owned(),
+            effect: request.effect(verb),
+            classification: request.classification(),
+            domain: request.domain().into(),
+            untrusted: false,
+            arguments: None,
+            resource: None,
+        };
+        let server = Self {
+            uid: Kind::Server.uid(&key),
+            key,
+            name: KUBERNETES.to_owned(),
+            version: Arc::default(),
+            resource_type: String::new(),
+            audience: None,
+            tools: BTreeMap::new(),
+            stopped: vec![],
+            usable_from: vec![],
+            resources: vec![],
+            is_kubernetes: true,
+        };
+        (Arc::new(server), Arc::new(facts))
     }
 
     /// Whether scopes of a namespace may name it.

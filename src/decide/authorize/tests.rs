@@ -129,6 +129,7 @@ impl Scene {
             resource_properties: &none,
             intent: None,
             reports_outcome: false,
+            kubernetes: None,
         };
         change(&mut action);
         let mut histories = Histories { task: &mut self.task, agent: &mut self.agent };
@@ -301,6 +302,7 @@ fn what_is_known_must_be_fresh() {
         resource_properties: &none,
         intent: None,
         reports_outcome: false,
+        kubernetes: None,
     };
     let mut at = |age: i64| {
         let mut histories = Histories { task: &mut scene.task, agent: &mut scene.agent };

@@ -120,6 +120,7 @@ fn would(authorizer: &Authorizer, snapshot: &Snapshot, task: &Live, asked: &Aske
         resource_properties: asked.resource.properties,
         intent: asked.context.get("intent").and_then(Value::as_str),
         reports_outcome: false,
+        kubernetes: None,
     };
     authorizer.would(snapshot, task, &action)
 }
