@@ -153,7 +153,8 @@ fn validating(install: &Install) -> Vec<Ask> {
             ..everywhere(
                 "resources",
                 vec![
-                    own(WRITE, &["taskscopes", "agentpolicies", "clusteragentpolicies"]),
+                    own(WRITE, &["taskscopes", "agentpolicies"]),
+                    own(WRITE, &["clusteragentpolicies"]),
                     own(CREATE, &["agenttasks", "policywaivers"]),
                 ],
             )
@@ -205,7 +206,9 @@ fn webhook(install: &Install, ask: &Ask, path: &str) -> Value {
     let rules: Vec<Value> = rules
         .iter()
         .map(|Asked { operations, group, version, resources }| {
-            json!({"operations": operations, "apiGroups": [group], "apiVersions": [version], "resources": resources, "scope": "Namespaced"})
+            // The one kind that is asked for and lies in no namespace.
+            let scope = if resources.iter().any(|resource| resource == "clusteragentpolicies") { "Cluster" } else { "Namespaced" };
+            json!({"operations": operations, "apiGroups": [group], "apiVersions": [version], "resources": resources, "scope": scope})
         })
         .collect();
     let (failure_policy, seconds) = match unanswered {
