@@ -99,6 +99,9 @@ impl Writer {
         };
         let copy = settings.checkpoints.as_deref().map(Copy::open).transpose()?;
         let (tip, beginning) = (segment.tip()?, segment.beginning.clone());
+        if segments.last().is_some_and(|(number, _)| *number != beginning.number) {
+            return Err(AuditError::changed(segment.path(), format!("it is segment {} by what stands in it", beginning.number)));
+        }
         check_end(&segment, tip, &key)?;
         if let Some(copy) = &copy {
             check_copy(copy, tip, &beginning.log)?;
@@ -146,19 +149,20 @@ impl Writer {
         loop {
             let until = if self.broken.is_some() {
                 self.queue.pause(RETRY);
-                Some(Instant::now())
+                Instant::now()
             } else {
                 self.due()
             };
-            let Work { entries, is_last } = self.queue.take(until);
-            let result = self.commit(entries, is_last);
-            match result {
+            let Work { mut entries, is_last } = self.queue.take(until);
+            match self.commit(&mut entries, is_last) {
                 Ok(()) => self.mend(),
-                Err((error, entries)) if is_last || self.queue.is_closed() => {
-                    let entries = give_up(entries, &error).len() + self.queue.abandon();
-                    return Err(AuditError::Lost { entries, why: error.line() });
+                Err(error) if is_last || self.queue.is_closed() => {
+                    let why = error.line();
+                    let notes = entries.iter().filter(|waiting| waiting.answer.is_none()).count() + self.queue.abandon();
+                    refuse(entries, self.clock.now(), &why);
+                    return Err(AuditError::Lost { entries: notes, why });
                 }
-                Err((error, entries)) => self.fail(&error, entries),
+                Err(error) => self.fail(&error, entries),
             }
             if is_last {
                 return Ok(());
@@ -167,34 +171,29 @@ impl Writer {
         }
     }
 
-    /// When a checkpoint is due, where there is something that it would speak of.
-    fn due(&self) -> Option<Instant> {
-        (self.tip.seq > self.kept.0).then(|| self.kept.1 + self.settings.checkpoint_interval)
+    /// When there is something to do though no entry comes: a checkpoint, where there is
+    /// something that it would speak of; and a look whether a segment is too old.
+    fn due(&self) -> Instant {
+        let checkpoint = (self.tip.seq > self.kept.0).then(|| self.kept.1 + self.settings.checkpoint_interval);
+        let look = Instant::now() + LATER;
+        checkpoint.map_or(look, |checkpoint| checkpoint.min(look))
     }
 
-    /// Writes entries, and what the log has to say itself. What could not be written comes back.
-    fn commit(&mut self, mut entries: Vec<Waiting>, is_last: bool) -> Result<(), (AuditError, Vec<Waiting>)> {
-        if let Err(error) = self.reopen(&mut entries) {
-            return Err((error, entries));
-        }
+    /// Writes entries, and what the log has to say itself, and tells who waits. Where it cannot,
+    /// the entries stay.
+    fn commit(&mut self, entries: &mut Vec<Waiting>, is_last: bool) -> Result<(), AuditError> {
+        self.reopen(entries)?;
         let ask = match (is_last, entries.iter().any(|waiting| waiting.answer.is_some())) {
             (true, _) => Ask::Last,
             (false, true) => Ask::Durable,
             (false, false) => Ask::Soon,
         };
-        match self.try_commit(&entries, ask) {
-            Ok(()) => {
-                for answer in entries.into_iter().filter_map(|waiting| waiting.answer) {
-                    // Whoever has gone away needs no answer.
-                    let _ = answer.send(Ok(()));
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.segment = None;
-                Err((error, entries))
-            }
+        self.try_commit(entries, ask).inspect_err(|_| self.segment = None)?;
+        for answer in entries.drain(..).filter_map(|waiting| waiting.answer) {
+            // Whoever has gone away needs no answer.
+            let _ = answer.send(Ok(()));
         }
+        Ok(())
     }
 
     fn try_commit(&mut self, entries: &[Waiting], ask: Ask) -> Result<(), AuditError> {
@@ -299,7 +298,9 @@ impl Writer {
         check_end(&segment, tip, &self.key)?;
         let mut written = segment.after(self.tip.seq)?;
         entries.retain(|waiting| {
-            let at = written.iter().position(|(id, kind)| *id == waiting.entry.id && kind == waiting.entry.kind.as_str());
+            let is_it = |(id, kind): &(String, String)| *id == waiting.entry.id && kind == waiting.entry.kind.as_str();
+            // Who waits has brought it since.
+            let at = written.iter().position(is_it).filter(|_| waiting.answer.is_none());
             at.map(|at| written.swap_remove(at)).is_none()
         });
         self.tip = tip;
@@ -314,10 +315,11 @@ impl Writer {
             tracing::error!(error = %line, "the audit log cannot be written");
         }
         let since = *self.broken.get_or_insert(now);
-        // First nothing new is taken, then callers hear: what they try next fails at once.
-        let answers = entries.iter().filter(|waiting| waiting.answer.is_some()).count();
-        self.queue.breaks(since, line, answers as u64);
-        self.queue.put_back(give_up(entries, error));
+        let (records, notes): (Vec<_>, Vec<_>) = entries.into_iter().partition(|waiting| waiting.answer.is_some());
+        // Callers hear when all is in its place: what they try next fails at once.
+        self.queue.breaks(since, line.clone(), records.len() as u64);
+        self.queue.put_back(notes);
+        refuse(records, since, &line);
     }
 
     fn mend(&mut self) {
@@ -360,7 +362,7 @@ impl Writer {
     /// Begins another segment. All of the old one is on the disk before the new one, which says
     /// how the old one ends, has its name; so whatever comes between, the two fit.
     fn rotate(&mut self) -> Result<(), AuditError> {
-        self.try_commit(&[], Ask::Checkpoint)?;
+        self.try_commit(&[], Ask::Checkpoint).inspect_err(|_| self.segment = None)?;
         let end = self.sign(Mark::End, self.tip)?;
         let Beginning { log, number, .. } = &self.beginning;
         let (log, number, opened) = (log.clone(), number + 1, time(self.clock.now()));
@@ -380,8 +382,10 @@ impl Writer {
     fn remove_old(&mut self) -> Result<(), AuditError> {
         let old = self.old()?;
         let (Some((first, _)), Some((last, _))) = (old.first(), old.last()) else { return Ok(()) };
-        let next = segment::path(&self.settings.dir, last + 1);
-        let after = segment::read_beginning(&next)?.after;
+        let all = segment::list(&self.settings.dir)?;
+        // The segment that is written is never among the old ones.
+        let Some((_, next)) = all.iter().find(|(number, _)| number > last) else { return Ok(()) };
+        let after = segment::read_beginning(next)?.after;
         let body = json!({"segments": [first, last], "through": after.seq, "hash": after.hash.to_string()});
         let removal = self.own(Kind::Removal, body);
         self.try_commit(&[removal], Ask::Durable).inspect_err(|_| self.segment = None)?;
@@ -398,24 +402,25 @@ impl Writer {
         }
         let mut old = vec![];
         let mut bytes = self.status().bytes;
-        for (number, path) in segment::list(dir)?.into_iter().filter(|(number, _)| *number < self.beginning.number) {
-            let size = segment::size(&path);
+        let segments = segment::list(dir)?;
+        // The last one is written, and never among them.
+        for (at, next) in segments.iter().zip(segments.iter().skip(1)) {
             let is_too_much = keep_bytes.is_some_and(|most| bytes > most);
-            if !is_too_much && !self.is_over(*keep_for, &path)? {
+            if !is_too_much && !self.is_over(*keep_for, &next.1)? {
                 break;
             }
-            bytes = bytes.saturating_sub(size);
-            old.push((number, path));
+            bytes = bytes.saturating_sub(segment::size(&at.1));
+            old.push(at.clone());
         }
         Ok(old)
     }
 
-    /// Whether the last entry of a segment need not be kept any more.
-    fn is_over(&self, keep_for: Option<Duration>, path: &Path) -> Result<bool, AuditError> {
+    /// Whether a segment need not be kept any more, by when the next one was begun.
+    fn is_over(&self, keep_for: Option<Duration>, next: &Path) -> Result<bool, AuditError> {
         let Some(keep_for) = keep_for else { return Ok(false) };
-        let last = segment::last_time(path)?.and_then(|at| at.parse::<Timestamp>().ok());
-        let age = last.map(|last| self.clock.now().duration_since(last));
-        Ok(age.is_some_and(|age| age.is_positive() && age.unsigned_abs() > keep_for))
+        let begun = segment::read_beginning(next)?.opened.parse::<Timestamp>();
+        let age = begun.map(|begun| self.clock.now().duration_since(begun));
+        Ok(age.is_ok_and(|age| age.is_positive() && age.unsigned_abs() > keep_for))
     }
 
     /// Counts segments and their bytes.
@@ -464,19 +469,12 @@ impl Drop for End {
     }
 }
 
-/// Tells who waits that it was not written, and keeps what nobody waits for.
-fn give_up(entries: Vec<Waiting>, error: &AuditError) -> Vec<Waiting> {
-    let why = error.line();
-    let now = Timestamp::now();
-    let mut notes = vec![];
-    for mut waiting in entries {
-        match waiting.answer.take() {
-            // Whoever has gone away needs no answer.
-            Some(answer) => drop(answer.send(Err(AuditError::Broken { since: now, why: why.clone() }))),
-            None => notes.push(waiting),
-        }
+/// Tells who waits that it was not written.
+fn refuse(entries: Vec<Waiting>, since: Timestamp, why: &str) {
+    for answer in entries.into_iter().filter_map(|waiting| waiting.answer) {
+        // Whoever has gone away needs no answer.
+        let _ = answer.send(Err(AuditError::Broken { since, why: why.to_owned() }));
     }
-    notes
 }
 
 /// How a new log begins.
@@ -516,10 +514,10 @@ fn check_end(segment: &Segment, tip: Tip, key: &SigningKey) -> Result<(), AuditE
     let changed = |why: String| Err(AuditError::changed(segment.path(), why));
     let Beginning { log, after, end_of_previous, .. } = &segment.beginning;
     let head = segment.head()?;
-    let signed = match (head, end_of_previous) {
-        (Some(head), _) => head,
+    let (signed, mark): (Checkpoint, _) = match (head, end_of_previous) {
+        (Some(head), _) => (head, Mark::Head),
         (None, Some(end)) if tip == *after => match serde_json::from_str(end) {
-            Ok(end) => end,
+            Ok(end) => (end, Mark::End),
             Err(_) => return changed("what ends the segment before is no signed statement".to_owned()),
         },
         (None, None) if tip == Tip::genesis(log) => return Ok(()),
@@ -531,6 +529,11 @@ fn check_end(segment: &Segment, tip: Tip, key: &SigningKey) -> Result<(), AuditE
     }
     if !signed.is_signed_by(&[key.public()]) || signed.log != *log {
         return changed("the signature of its head does not hold".to_owned());
+    }
+    // The end of a segment is signed when the next one is on the disk; and a checkpoint that is
+    // kept could be put in the place of the head by anybody who takes the rows after it out.
+    if signed.mark != mark {
+        return changed("its head is a statement of another kind; is the next segment missing?".to_owned());
     }
     if (signed.seq, signed.hash) != (tip.seq, tip.hash) {
         return changed(format!("its last row is {}, and its signed head speaks of row {}", tip.seq, signed.seq));
