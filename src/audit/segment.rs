@@ -5,7 +5,7 @@
 //! head of the segment always belong together.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -130,8 +130,10 @@ impl Segment {
         for leftover in [new.clone(), beside(&new, "-journal")] {
             remove_file(&leftover)?;
         }
-        write_new(&new, beginning).map_err(|source| AuditError::sqlite("beginning segment", &path, source))?;
         let failed = |source| AuditError::io("beginning segment", &path, source);
+        // Nobody else reads what agents did; what SQLite puts beside it has the same mode.
+        fs::File::options().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
+        write_new(&new, beginning).map_err(|source| AuditError::sqlite("beginning segment", &path, source))?;
         fs::rename(&new, &path).map_err(failed)?;
         if let Err(source) = fs::File::open(dir).and_then(|dir| dir.sync_all()) {
             // What may be gone after a crash must not be written to.
@@ -339,7 +341,7 @@ pub(super) fn read(path: &Path) -> Result<Connection, AuditError> {
 
 fn write_new(path: &Path, beginning: &Beginning) -> rusqlite::Result<()> {
     let Beginning { log, number, after, opened, end_of_previous } = beginning;
-    let mut connection = Connection::open(path)?;
+    let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.execute_batch(&format!(
         "PRAGMA synchronous = FULL; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}"
     ))?;

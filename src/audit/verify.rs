@@ -139,19 +139,20 @@ pub fn verify(dir: &Path, keys: &[PublicKey], copy: Option<&Path>) -> Result<Rep
         walk.problem(copy, Wrong::NoLog);
         return Ok(walk.report);
     }
-    let mut done = 0;
+    let (mut done, mut growing) = (0, None::<PathBuf>);
     // Segments may be begun while others are read.
-    while let Some((number, path)) = segment::list(dir)?.into_iter().find(|(number, _)| *number > done) {
-        done = number;
-        match walk.segment(number, &path) {
-            Err(AuditError::Sqlite { source, .. }) if is_damage(&source) => {
-                walk.problem(&path, Wrong::Damaged(source.to_string()));
-                walk.tip = None;
-            }
-            // Removed since it was listed; an entry will say so.
-            Err(_) if !path.exists() => {}
-            result => result?,
+    loop {
+        let segments = segment::list(dir)?;
+        let Some((number, path)) = segments.iter().find(|(number, _)| *number > done) else { break };
+        if let Some(path) = growing.take() {
+            // It was read while it was written, and is complete now.
+            let result = walk.rest(&path);
+            walk.settle(&path, result)?;
         }
+        let result = walk.segment(*number, path);
+        walk.settle(path, result)?;
+        done = *number;
+        growing = segments.last().filter(|(last, _)| *last == done).map(|(_, path)| path.clone());
     }
     walk.end();
     Ok(walk.report)
@@ -206,10 +207,28 @@ struct Statements {
 
 impl Walk<'_> {
     fn problem(&mut self, file: &Path, what: Wrong) {
+        let problem = Problem { file: file.to_owned(), what };
+        if self.report.problems.contains(&problem) {
+            return;
+        }
         if self.report.problems.len() < TOLD {
-            self.report.problems.push(Problem { file: file.to_owned(), what });
+            self.report.problems.push(problem);
         } else {
             self.report.more += 1;
+        }
+    }
+
+    /// What became of a segment: that it is damaged is a problem, that it cannot be reached an error.
+    fn settle(&mut self, path: &Path, result: Result<(), AuditError>) -> Result<(), AuditError> {
+        match result {
+            Err(AuditError::Sqlite { source, .. }) if is_damage(&source) => {
+                self.problem(path, Wrong::Damaged(source.to_string()));
+                self.tip = None;
+                Ok(())
+            }
+            // Removed since it was listed; an entry will say so.
+            Err(_) if !path.exists() => Ok(()),
+            result => result,
         }
     }
 
@@ -257,10 +276,25 @@ impl Walk<'_> {
         self.check_schema(&connection, path).map_err(failed)?;
         let beginning = segment::beginning(&connection).map_err(failed)?;
         self.begin(&beginning, number, path);
-        let statements = self.statements(&connection, path, number).map_err(failed)?;
-        self.rows(&connection, path, &statements).map_err(failed)?;
-        self.close(path, &beginning, &statements);
+        self.content(&connection, &beginning, path, -1).map_err(failed)?;
         self.check_indexes(&connection, path).map_err(failed)
+    }
+
+    /// The rows that have come to a segment since it was read.
+    fn rest(&mut self, path: &Path) -> Result<(), AuditError> {
+        let failed = |source| AuditError::sqlite("reading segment", path, source);
+        let Some(tip) = self.tip else { return Ok(()) };
+        let connection = segment::read(path)?;
+        let beginning = segment::beginning(&connection).map_err(failed)?;
+        let after = i64::try_from(tip.seq).unwrap_or(i64::MAX);
+        self.content(&connection, &beginning, path, after).map_err(failed)
+    }
+
+    fn content(&mut self, connection: &Connection, beginning: &Beginning, path: &Path, after: i64) -> rusqlite::Result<()> {
+        let statements = self.statements(connection, path, beginning.number)?;
+        self.rows(connection, path, &statements, after)?;
+        self.close(path, beginning, &statements);
+        Ok(())
     }
 
     /// A segment's schema is what this version makes and nothing else.
@@ -359,11 +393,10 @@ impl Walk<'_> {
         Ok(Statements { kept, head, last })
     }
 
-    fn rows(&mut self, connection: &Connection, path: &Path, statements: &Statements) -> rusqlite::Result<()> {
+    fn rows(&mut self, connection: &Connection, path: &Path, statements: &Statements, mut after: i64) -> rusqlite::Result<()> {
         let Some(last) = statements.last else { return Ok(()) };
         let sql = format!("SELECT {COLUMNS} FROM entry WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT {LOOK}");
         let mut statement = connection.prepare(&sql)?;
-        let mut after: i64 = -1;
         loop {
             let mut rows = statement.query(rusqlite::params![after, last])?;
             let mut read = 0;

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -239,9 +240,11 @@ fn the_public_key_is_one_that_openssl_verifies_a_checkpoint_with() {
     let input = std::fs::File::open(at.join("signature.base64")).unwrap();
     let told = answer(Command::new("sh").args(["-c", script]).current_dir(at).stdin(input));
     assert_eq!(told.status, 0, "{told:?}");
-    // Nobody but its owner reads the other half.
-    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(settings.dir.join("audit.key")).unwrap().permissions());
-    assert_eq!(mode & 0o777, 0o600);
+    // Nobody but its owner reads the other half, or the log.
+    for file in ["audit.key", "audit-00000001.db"] {
+        let mode = std::fs::metadata(settings.dir.join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
     assert_eq!(mandate(&["audit", "key", "--audit-key", "Cargo.toml"]).status, 2);
 }
 

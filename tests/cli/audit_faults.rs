@@ -341,6 +341,70 @@ fn notes_that_were_taken_before_it_broke_are_written_when_it_works_again() {
     assert_eq!(all, [0, 1, 2, 3, 4, 5, 6, 8]);
 }
 
+/// The database goes away and comes back, again and again, under eight writers.
+#[test]
+fn whatever_happens_to_the_database_what_was_acknowledged_is_there_once() {
+    let settings = Settings { segment_bytes: 100_000, note_delay: Duration::from_millis(5), ..settings("chaos") };
+    let log = Log::open(&settings).unwrap();
+    let end = Instant::now() + Duration::from_secs(4);
+    let writers: Vec<_> = (0..8)
+        .map(|_| {
+            let log = log.clone();
+            std::thread::spawn(move || {
+                let (mut taken, mut refused) = (vec![], 0_u64);
+                for n in 0.. {
+                    if Instant::now() > end {
+                        break;
+                    }
+                    let entry = decision(n);
+                    let id = entry.id.clone();
+                    let result = if n % 2 == 0 { wait(log.record(entry)) } else { log.note(entry) };
+                    match result {
+                        Ok(()) => taken.push(id),
+                        Err(_) => refused += 1,
+                    }
+                    if refused % 2 == 1 {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                (taken, refused)
+            })
+        })
+        .collect();
+    let away = settings.dir.join("away");
+    while Instant::now() < end {
+        let newest = (1..).take_while(|number| segment(&settings, *number).exists()).last().unwrap();
+        std::fs::rename(segment(&settings, newest), &away).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        std::fs::rename(&away, segment(&settings, newest)).unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let (mut taken, mut refused) = (vec![], 0);
+    for writer in writers {
+        let (here, not) = writer.join().unwrap();
+        taken.extend(here);
+        refused += not;
+    }
+    while log.state().broken.is_some() || log.state().queued > 0 {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let state = log.state();
+    wait(log.close()).unwrap();
+    let report = check(&settings.dir);
+    assert!(report.segments > 2 && refused > 0 && taken.len() > 500, "{report:?} {refused} {}", taken.len());
+    let mut there = std::collections::BTreeMap::<String, u32>::new();
+    let all = all(&settings.dir);
+    all.iter().for_each(|found| *there.entry(found.id().to_owned()).or_default() += 1);
+    let wrong: Vec<_> = taken.iter().filter(|id| there.get(*id) != Some(&1)).collect();
+    assert!(wrong.is_empty(), "{} of {}: {state:?}", wrong.len(), taken.len());
+    // What was refused is told of, to the last one.
+    let told = all
+        .iter()
+        .filter(|found| found.kind() == "gap")
+        .map(|found| serde_json::from_str::<serde_json::Value>(found.body()).unwrap()["refused"].as_u64().unwrap());
+    assert_eq!(told.sum::<u64>(), refused);
+}
+
 fn holds_with(dir: &Path) -> Vec<u64> {
     check(dir);
     let of = |found: &Found| serde_json::from_str::<serde_json::Value>(found.body()).unwrap()["n"].as_u64();
