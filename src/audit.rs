@@ -18,9 +18,11 @@ mod entry;
 mod id;
 mod key;
 mod queue;
+pub mod read;
 mod segment;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 mod writer;
 
 use std::fmt;
@@ -35,7 +37,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 pub use self::checkpoint::{Checkpoint, Mark};
-pub use self::entry::{Hash, NoHash, UnknownKind};
+pub use self::entry::{Hash, NoHash};
 pub use self::id::new_id;
 pub use self::key::{PublicKey, SigningKey};
 pub use self::queue::Broken;
@@ -122,6 +124,11 @@ pub struct Keys {
 }
 
 impl Keys {
+    fn texts(&self) -> [Option<&str>; 8] {
+        let Self { namespace, task, task_uid, agent, tool, outcome, trace_id, token_id } = self;
+        [namespace, task, task_uid, agent, tool, outcome, trace_id, token_id].map(Option::as_deref)
+    }
+
     fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
         let Self { namespace, task, task_uid, agent, tool, outcome, trace_id, token_id } = self;
         [namespace, task, task_uid, agent, tool, outcome, trace_id, token_id].into_iter().flatten()
@@ -146,7 +153,7 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Another segment is begun when one is so old.
     pub segment_age: Duration,
-    /// A segment is removed when its last entry is so old. None: never.
+    /// A segment is removed so long after the next one was begun. None: never.
     pub keep_for: Option<Duration>,
     /// The oldest segments are removed while all take more bytes than this. None: never.
     pub keep_bytes: Option<u64>,
@@ -228,7 +235,8 @@ struct Handle {
 }
 
 impl Log {
-    /// Opens a log, or begins one where there is none. What a crash has left is taken up.
+    /// Opens a log, or begins one where there is none. What a crash has left is taken up. Blocks
+    /// until its `start` is durable.
     ///
     /// # Errors
     ///
@@ -321,6 +329,12 @@ pub enum AuditError {
     /// Another process writes it.
     #[error("another process has the audit log in `{}` open", dir.display())]
     Locked {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// There is nothing to read.
+    #[error("there is no audit log in `{}`", dir.display())]
+    None {
         /// The directory.
         dir: PathBuf,
     },
@@ -446,6 +460,7 @@ impl AuditError {
     pub const fn category(&self) -> &'static str {
         match self {
             Self::Locked { .. } => "locked",
+            Self::None { .. } => "none",
             Self::Io { .. } => "io",
             Self::Sqlite { .. } => "database",
             Self::Format { .. } => "format",

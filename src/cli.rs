@@ -4,6 +4,7 @@
 //! Exit status: 0 done; 1 the answer is no (a task was refused, manifests have findings);
 //! 2 it could not be done, or not all of it (bad usage, no cluster, a file that cannot be read).
 
+mod audit;
 mod authorizer;
 mod docs;
 mod explain;
@@ -51,6 +52,9 @@ enum Command {
     Lint(lint::Args),
     /// List waivers with their owners, days left and uses; status 1 where one does not count
     Waivers(waivers::Args),
+    /// Read and verify the audit log
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Tell all about a rule, or list the rules
     Explain(explain::Args),
     /// Print the CustomResourceDefinitions
@@ -103,6 +107,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Task(command) => task::run(command),
         Command::Lint(args) => lint::run(&args),
         Command::Waivers(args) => waivers::run(&args),
+        Command::Audit(command) => audit::run(command),
         Command::Explain(args) => explain::run(&args),
         Command::Crds(args) => print::crds(&args),
         Command::Rbac(args) => print::rbac(&args),

@@ -22,6 +22,8 @@
 //!   [`decide::mutate`] changes it, [`decide::admit`] judges it → answer with every finding.
 //! - **A manifest is judged**, without a cluster: files → [`cli`] → [`decide::admit`] → findings,
 //!   exit status.
+//! - **A decision is recorded**: [`audit`] chains it, commits it, and says when it is durable;
+//!   [`audit::verify`] says later whether anything was changed.
 #![deny(clippy::print_stdout, reason = "`mandate … | head` is no panic: write through a writer that says so")]
 
 pub mod api;

@@ -5,6 +5,12 @@
 //! No cluster, no network.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
+#[path = "cli/audit.rs"]
+mod audit;
+#[path = "cli/audit_faults.rs"]
+mod audit_faults;
+#[path = "cli/audit_tamper.rs"]
+mod audit_tamper;
 #[path = "cli/checkout.rs"]
 mod checkout;
 #[path = "cli/docs.rs"]

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Number, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::{AuditError, Entry, Keys, Kind};
+use super::{AuditError, Entry, Keys};
 use crate::decide::literal;
 
 /// What every hash of an entry begins with, so that it is the hash of nothing else.
@@ -229,24 +229,11 @@ fn is_exact(number: &Number) -> bool {
     number.as_f64().is_some_and(f64::is_finite)
 }
 
-/// The kind that a word of a row stands for.
-impl FromStr for Kind {
-    type Err = UnknownKind;
-
-    fn from_str(word: &str) -> Result<Self, UnknownKind> {
-        Self::ALL.iter().copied().find(|kind| kind.as_str() == word).ok_or_else(|| UnknownKind(word.to_owned()))
-    }
-}
-
-/// A word that is no kind of entry.
-#[derive(Debug, thiserror::Error)]
-#[error("there is no kind of entry `{0}`")]
-pub struct UnknownKind(String);
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use super::super::Kind;
     use super::*;
 
     fn row(keys: Keys, body: Value) -> Row {

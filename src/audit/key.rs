@@ -136,8 +136,7 @@ fn to_pem(der: &[u8], label: &str) -> String {
         pem.push('\n');
         rest = after;
     }
-    pem.push_str(&format!("-----END {label}-----\n"));
-    pem
+    pem + &format!("-----END {label}-----\n")
 }
 
 fn from_pem(text: &str, label: &str) -> Option<Vec<u8>> {

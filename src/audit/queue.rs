@@ -155,22 +155,19 @@ impl Queue {
     /// Waits for work, no longer than until a time: everything that waits, at once where
     /// somebody waits for an answer, and where not when there is enough or the oldest has waited
     /// long enough.
-    pub(super) fn take(&self, until: Option<Instant>) -> Work {
+    pub(super) fn take(&self, until: Instant) -> Work {
         let mut inner = self.lock();
         loop {
             let now = Instant::now();
             let gathered = inner.oldest.map(|oldest| oldest + self.delay);
             let is_due = inner.records > 0 || inner.waiting.len() >= BATCH || gathered.is_some_and(|at| at <= now);
-            if is_due || inner.is_closed || until.is_some_and(|until| until <= now) {
+            if is_due || inner.is_closed || until <= now {
                 inner.sleeps = Sleeps::Not;
                 return inner.drain();
             }
             inner.sleeps = if inner.waiting.is_empty() { Sleeps::Idle } else { Sleeps::Gathers };
-            let wait = [gathered, until].into_iter().flatten().min().map(|at| at.saturating_duration_since(now));
-            inner = match wait {
-                Some(wait) => self.wake.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.wake.wait(inner).unwrap_or_else(PoisonError::into_inner),
-            };
+            let wait = gathered.map_or(until, |at| at.min(until)).saturating_duration_since(now);
+            inner = self.wake.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

@@ -5,7 +5,7 @@
 //! head of the segment always belong together.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,9 +96,12 @@ pub(super) struct Segment {
     path: PathBuf,
     pub beginning: Beginning,
     is_durable: bool,
-    /// Device and inode of the database, and of its write-ahead log once there is one.
-    files: (Option<(u64, u64)>, Option<(u64, u64)>),
+    /// The database, and its write-ahead log once there is one.
+    files: [Option<Inode>; 2],
 }
+
+/// Which file it is, whatever its name: device and inode.
+type Inode = (u64, u64);
 
 /// The file of a segment.
 pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
@@ -127,8 +130,10 @@ impl Segment {
         for leftover in [new.clone(), beside(&new, "-journal")] {
             remove_file(&leftover)?;
         }
-        write_new(&new, beginning).map_err(|source| AuditError::sqlite("beginning segment", &path, source))?;
         let failed = |source| AuditError::io("beginning segment", &path, source);
+        // Nobody else reads what agents did; what SQLite puts beside it has the same mode.
+        fs::File::options().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
+        write_new(&new, beginning).map_err(|source| AuditError::sqlite("beginning segment", &path, source))?;
         fs::rename(&new, &path).map_err(failed)?;
         if let Err(source) = fs::File::open(dir).and_then(|dir| dir.sync_all()) {
             // What may be gone after a crash must not be written to.
@@ -155,7 +160,7 @@ impl Segment {
         // A write-ahead log that a long reader has made large is cut back.
         connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 16777216").map_err(failed)?;
         let beginning = beginning(&connection).map_err(failed)?;
-        let files = (inode(&path), inode(&beside(&path, "-wal")));
+        let files = [inode(&path), inode(&beside(&path, "-wal"))];
         Ok(Self { connection, path, beginning, is_durable: true, files })
     }
 
@@ -274,22 +279,16 @@ impl Segment {
     /// write on and on, and nothing would be left of it.
     fn check_in_place(&mut self) -> Result<(), AuditError> {
         let wal = beside(&self.path, "-wal");
-        let now = (inode(&self.path), inode(&wal));
-        if self.files.1.is_none() {
-            self.files.1 = now.1;
+        let now = [inode(&self.path), inode(&wal)];
+        if self.files[1].is_none() {
+            self.files[1] = now[1];
         }
-        if now == self.files && now.0.is_some() && now.1.is_some() {
+        if now == self.files && !now.contains(&None) {
             return Ok(());
         }
-        let gone = if now.0 == self.files.0 { wal } else { self.path.clone() };
+        let gone = if now[0] == self.files[0] { wal } else { self.path.clone() };
         Err(AuditError::Gone { path: gone })
     }
-}
-
-/// When the last row of a segment was made.
-pub(super) fn last_time(path: &Path) -> Result<Option<String>, AuditError> {
-    let last = read(path)?.query_row("SELECT at FROM entry ORDER BY seq DESC LIMIT 1", [], |row| row.get(0)).optional();
-    last.map_err(|source| AuditError::sqlite("reading the last row of", path, source))
 }
 
 /// How a segment begins.
@@ -342,7 +341,7 @@ pub(super) fn read(path: &Path) -> Result<Connection, AuditError> {
 
 fn write_new(path: &Path, beginning: &Beginning) -> rusqlite::Result<()> {
     let Beginning { log, number, after, opened, end_of_previous } = beginning;
-    let mut connection = Connection::open(path)?;
+    let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.execute_batch(&format!(
         "PRAGMA synchronous = FULL; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}"
     ))?;
@@ -415,6 +414,6 @@ pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn inode(path: &Path) -> Option<(u64, u64)> {
+fn inode(path: &Path) -> Option<Inode> {
     fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }

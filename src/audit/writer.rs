@@ -5,16 +5,18 @@
 //! is written. Until that works nothing new is taken, notes that had been taken are kept, and
 //! every quarter of a second it is tried again.
 
+mod opening;
+mod upkeep;
+
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use self::opening::{check_end, missing};
 use super::checkpoint::{Checkpoint, Mark, Said};
 use super::copy::Copy;
 use super::entry::{Row, time};
@@ -81,84 +83,26 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Opens or begins a log and writes its `start`.
-    pub(super) fn open(settings: Settings, queue: Arc<Queue>, status: Arc<Mutex<Status>>) -> Result<Self, AuditError> {
-        let dir = &settings.dir;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| AuditError::io("making the directory of the audit log", dir, source))?;
-        let lock = lock(dir)?;
-        let segments = segment::list(dir)?;
-        let key = key(&settings, segments.is_empty())?;
-        let clock = Clock::default();
-        let segment = match segments.last() {
-            Some((_, path)) => Segment::open(path.clone())?,
-            None => Segment::open(Segment::place(dir, &first(clock.now()))?)?,
-        };
-        let copy = settings.checkpoints.as_deref().map(Copy::open).transpose()?;
-        let (tip, beginning) = (segment.tip()?, segment.beginning.clone());
-        check_end(&segment, tip, &key)?;
-        if let Some(copy) = &copy {
-            check_copy(copy, tip, &beginning.log)?;
-        }
-        let last_kept = segment.last_checkpoint()?;
-        let kept = (last_kept.as_ref().map_or(beginning.after.seq, |kept| kept.seq), Instant::now());
-        let is_clean = tip.seq == 0 || segment.last_kind()?.is_none_or(|kind| kind == Kind::Stop.as_str());
-        let now = Instant::now();
-        let mut writer = Self {
-            settings,
-            queue,
-            status,
-            key,
-            clock,
-            segment: Some(segment),
-            beginning,
-            tip,
-            kept,
-            copy,
-            broken: None,
-            told: 0,
-            old_bytes: 0,
-            next_rotation: now,
-            next_removal: now,
-            _lock: lock,
-        };
-        writer.measure()?;
-        writer.tell(|status| status.checkpoint = last_kept);
-        let start = writer.own(
-            Kind::Start,
-            json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "key": writer.key.public().id(),
-                "clean": is_clean,
-            }),
-        );
-        writer.try_commit(&[start], Ask::Durable)?;
-        writer.catch_up();
-        Ok(writer)
-    }
-
     /// Writes until the log is closed.
     pub(super) fn run(mut self) -> Result<(), AuditError> {
         let _end = End(self.queue.clone());
         loop {
             let until = if self.broken.is_some() {
                 self.queue.pause(RETRY);
-                Some(Instant::now())
+                Instant::now()
             } else {
                 self.due()
             };
-            let Work { entries, is_last } = self.queue.take(until);
-            let result = self.commit(entries, is_last);
-            match result {
+            let Work { mut entries, is_last } = self.queue.take(until);
+            match self.commit(&mut entries, is_last) {
                 Ok(()) => self.mend(),
-                Err((error, entries)) if is_last || self.queue.is_closed() => {
-                    let entries = give_up(entries, &error).len() + self.queue.abandon();
-                    return Err(AuditError::Lost { entries, why: error.line() });
+                Err(error) if is_last || self.queue.is_closed() => {
+                    let why = error.line();
+                    let notes = entries.iter().filter(|waiting| waiting.answer.is_none()).count() + self.queue.abandon();
+                    refuse(entries, self.clock.now(), &why);
+                    return Err(AuditError::Lost { entries: notes, why });
                 }
-                Err((error, entries)) => self.fail(&error, entries),
+                Err(error) => self.fail(&error, entries),
             }
             if is_last {
                 return Ok(());
@@ -167,34 +111,29 @@ impl Writer {
         }
     }
 
-    /// When a checkpoint is due, where there is something that it would speak of.
-    fn due(&self) -> Option<Instant> {
-        (self.tip.seq > self.kept.0).then(|| self.kept.1 + self.settings.checkpoint_interval)
+    /// When there is something to do though no entry comes: a checkpoint, where there is
+    /// something that it would speak of; and a look whether a segment is too old.
+    fn due(&self) -> Instant {
+        let checkpoint = (self.tip.seq > self.kept.0).then(|| self.kept.1 + self.settings.checkpoint_interval);
+        let look = Instant::now() + LATER;
+        checkpoint.map_or(look, |checkpoint| checkpoint.min(look))
     }
 
-    /// Writes entries, and what the log has to say itself. What could not be written comes back.
-    fn commit(&mut self, mut entries: Vec<Waiting>, is_last: bool) -> Result<(), (AuditError, Vec<Waiting>)> {
-        if let Err(error) = self.reopen(&mut entries) {
-            return Err((error, entries));
-        }
+    /// Writes entries, and what the log has to say itself, and tells who waits. Where it cannot,
+    /// the entries stay.
+    fn commit(&mut self, entries: &mut Vec<Waiting>, is_last: bool) -> Result<(), AuditError> {
+        self.reopen(entries)?;
         let ask = match (is_last, entries.iter().any(|waiting| waiting.answer.is_some())) {
             (true, _) => Ask::Last,
             (false, true) => Ask::Durable,
             (false, false) => Ask::Soon,
         };
-        match self.try_commit(&entries, ask) {
-            Ok(()) => {
-                for answer in entries.into_iter().filter_map(|waiting| waiting.answer) {
-                    // Whoever has gone away needs no answer.
-                    let _ = answer.send(Ok(()));
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.segment = None;
-                Err((error, entries))
-            }
+        self.try_commit(entries, ask).inspect_err(|_| self.segment = None)?;
+        for answer in entries.drain(..).filter_map(|waiting| waiting.answer) {
+            // Whoever has gone away needs no answer.
+            let _ = answer.send(Ok(()));
         }
+        Ok(())
     }
 
     fn try_commit(&mut self, entries: &[Waiting], ask: Ask) -> Result<(), AuditError> {
@@ -299,7 +238,9 @@ impl Writer {
         check_end(&segment, tip, &self.key)?;
         let mut written = segment.after(self.tip.seq)?;
         entries.retain(|waiting| {
-            let at = written.iter().position(|(id, kind)| *id == waiting.entry.id && kind == waiting.entry.kind.as_str());
+            let is_it = |(id, kind): &(String, String)| *id == waiting.entry.id && kind == waiting.entry.kind.as_str();
+            // Who waits has brought it since.
+            let at = written.iter().position(is_it).filter(|_| waiting.answer.is_none());
             at.map(|at| written.swap_remove(at)).is_none()
         });
         self.tip = tip;
@@ -314,10 +255,11 @@ impl Writer {
             tracing::error!(error = %line, "the audit log cannot be written");
         }
         let since = *self.broken.get_or_insert(now);
-        // First nothing new is taken, then callers hear: what they try next fails at once.
-        let answers = entries.iter().filter(|waiting| waiting.answer.is_some()).count();
-        self.queue.breaks(since, line, answers as u64);
-        self.queue.put_back(give_up(entries, error));
+        let (records, notes): (Vec<_>, Vec<_>) = entries.into_iter().partition(|waiting| waiting.answer.is_some());
+        // Callers hear when all is in its place: what they try next fails at once.
+        self.queue.breaks(since, line.clone(), records.len() as u64);
+        self.queue.put_back(notes);
+        refuse(records, since, &line);
     }
 
     fn mend(&mut self) {
@@ -331,101 +273,6 @@ impl Writer {
         if was.refused > 0 {
             self.queue.put_back(vec![self.gap(&was)]);
         }
-    }
-
-    /// Begins the next segment and removes old ones, where it is time. That this fails does not
-    /// keep entries from being written.
-    fn upkeep(&mut self) {
-        let now = Instant::now();
-        if self.segment.is_some() && self.next_rotation <= now && self.is_full() {
-            let result = self.rotate();
-            (self.next_rotation, self.next_removal) = (if result.is_ok() { now } else { now + LATER }, now);
-            self.problem("segment", result);
-        }
-        if self.segment.is_some() && self.next_removal <= now {
-            self.next_removal = now + LATER;
-            let result = self.remove_old();
-            self.problem("removal", result);
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        let has_rows = self.tip.seq > self.beginning.after.seq;
-        let age = self.beginning.opened.parse::<Timestamp>().map(|opened| self.clock.now().duration_since(opened));
-        let is_old = age.is_ok_and(|age| age.unsigned_abs() >= self.settings.segment_age && age.is_positive());
-        let is_large = self.segment.as_ref().is_some_and(|segment| segment.bytes() >= self.settings.segment_bytes);
-        has_rows && (is_old || is_large)
-    }
-
-    /// Begins another segment. All of the old one is on the disk before the new one, which says
-    /// how the old one ends, has its name; so whatever comes between, the two fit.
-    fn rotate(&mut self) -> Result<(), AuditError> {
-        self.try_commit(&[], Ask::Checkpoint)?;
-        let end = self.sign(Mark::End, self.tip)?;
-        let Beginning { log, number, .. } = &self.beginning;
-        let (log, number, opened) = (log.clone(), number + 1, time(self.clock.now()));
-        let beginning = Beginning { log, number, after: self.tip, opened, end_of_previous: Some(end.line()?) };
-        let path = Segment::place(&self.settings.dir, &beginning)?;
-        // From here on the new one is the log, whether it can be opened now or later.
-        self.beginning = beginning;
-        self.kept.0 = self.tip.seq;
-        let ended = self.segment.take().map_or(Ok(()), |mut old| old.end(&end));
-        self.problem("end of a segment", ended);
-        self.segment = Some(Segment::open(path)?);
-        self.measure()
-    }
-
-    /// Removes the oldest segments that need not be kept. That they are removed is an entry,
-    /// durable before they are: what is missing without such an entry was taken.
-    fn remove_old(&mut self) -> Result<(), AuditError> {
-        let old = self.old()?;
-        let (Some((first, _)), Some((last, _))) = (old.first(), old.last()) else { return Ok(()) };
-        let next = segment::path(&self.settings.dir, last + 1);
-        let after = segment::read_beginning(&next)?.after;
-        let body = json!({"segments": [first, last], "through": after.seq, "hash": after.hash.to_string()});
-        let removal = self.own(Kind::Removal, body);
-        self.try_commit(&[removal], Ask::Durable).inspect_err(|_| self.segment = None)?;
-        old.iter().try_for_each(|(_, path)| segment::remove(path))?;
-        tracing::info!(segments = old.len(), through = after.seq, "old segments of the audit log removed");
-        self.measure()
-    }
-
-    /// The segments that need not be kept, beginning with the oldest.
-    fn old(&self) -> Result<Vec<(u64, PathBuf)>, AuditError> {
-        let Settings { dir, keep_for, keep_bytes, .. } = &self.settings;
-        if keep_for.is_none() && keep_bytes.is_none() {
-            return Ok(vec![]);
-        }
-        let mut old = vec![];
-        let mut bytes = self.status().bytes;
-        for (number, path) in segment::list(dir)?.into_iter().filter(|(number, _)| *number < self.beginning.number) {
-            let size = segment::size(&path);
-            let is_too_much = keep_bytes.is_some_and(|most| bytes > most);
-            if !is_too_much && !self.is_over(*keep_for, &path)? {
-                break;
-            }
-            bytes = bytes.saturating_sub(size);
-            old.push((number, path));
-        }
-        Ok(old)
-    }
-
-    /// Whether the last entry of a segment need not be kept any more.
-    fn is_over(&self, keep_for: Option<Duration>, path: &Path) -> Result<bool, AuditError> {
-        let Some(keep_for) = keep_for else { return Ok(false) };
-        let last = segment::last_time(path)?.and_then(|at| at.parse::<Timestamp>().ok());
-        let age = last.map(|last| self.clock.now().duration_since(last));
-        Ok(age.is_some_and(|age| age.is_positive() && age.unsigned_abs() > keep_for))
-    }
-
-    /// Counts segments and their bytes.
-    fn measure(&mut self) -> Result<(), AuditError> {
-        let segments = segment::list(&self.settings.dir)?;
-        let old = segments.iter().filter(|(number, _)| *number != self.beginning.number);
-        self.old_bytes = old.map(|(_, path)| segment::size(path)).sum();
-        let bytes = self.old_bytes + self.segment.as_ref().map_or(0, Segment::bytes);
-        self.tell(|status| (status.segments, status.bytes) = (segments.len(), bytes));
-        Ok(())
     }
 
     fn status(&self) -> std::sync::MutexGuard<'_, Status> {
@@ -464,108 +311,10 @@ impl Drop for End {
     }
 }
 
-/// Tells who waits that it was not written, and keeps what nobody waits for.
-fn give_up(entries: Vec<Waiting>, error: &AuditError) -> Vec<Waiting> {
-    let why = error.line();
-    let now = Timestamp::now();
-    let mut notes = vec![];
-    for mut waiting in entries {
-        match waiting.answer.take() {
-            // Whoever has gone away needs no answer.
-            Some(answer) => drop(answer.send(Err(AuditError::Broken { since: now, why: why.clone() }))),
-            None => notes.push(waiting),
-        }
+/// Tells who waits that it was not written.
+fn refuse(entries: Vec<Waiting>, since: Timestamp, why: &str) {
+    for answer in entries.into_iter().filter_map(|waiting| waiting.answer) {
+        // Whoever has gone away needs no answer.
+        let _ = answer.send(Err(AuditError::Broken { since, why: why.to_owned() }));
     }
-    notes
-}
-
-/// How a new log begins.
-fn first(now: Timestamp) -> Beginning {
-    let log = new_id(now);
-    let after = Tip::genesis(&log);
-    Beginning { log, number: 1, after, opened: time(now), end_of_previous: None }
-}
-
-/// Keeps other processes from writing.
-fn lock(dir: &Path) -> Result<File, AuditError> {
-    let path: PathBuf = dir.join("audit.lock");
-    let failed = |source| AuditError::io("locking", &path, source);
-    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(AuditError::Locked { dir: dir.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
-}
-
-/// The key that signs. Only a new log gets a new key: to go on with another one would make
-/// whoever can remove the key its owner.
-fn key(settings: &Settings, is_new: bool) -> Result<SigningKey, AuditError> {
-    let path = settings.key_path();
-    if path.exists() {
-        return SigningKey::read(&path);
-    }
-    if is_new {
-        return SigningKey::create(&path);
-    }
-    Err(AuditError::key(&path, "it is not there, and the log was signed with it"))
-}
-
-/// Whether a segment ends as its head says, by our key.
-fn check_end(segment: &Segment, tip: Tip, key: &SigningKey) -> Result<(), AuditError> {
-    let changed = |why: String| Err(AuditError::changed(segment.path(), why));
-    let Beginning { log, after, end_of_previous, .. } = &segment.beginning;
-    let head = segment.head()?;
-    let signed = match (head, end_of_previous) {
-        (Some(head), _) => head,
-        (None, Some(end)) if tip == *after => match serde_json::from_str(end) {
-            Ok(end) => end,
-            Err(_) => return changed("what ends the segment before is no signed statement".to_owned()),
-        },
-        (None, None) if tip == Tip::genesis(log) => return Ok(()),
-        (None, _) => return changed("it has no signed head".to_owned()),
-    };
-    let ours = key.public().id();
-    if signed.key != ours {
-        return changed(format!("it was signed with key {}, and the key given is {ours}", signed.key));
-    }
-    if !signed.is_signed_by(&[key.public()]) || signed.log != *log {
-        return changed("the signature of its head does not hold".to_owned());
-    }
-    if (signed.seq, signed.hash) != (tip.seq, tip.hash) {
-        return changed(format!("its last row is {}, and its signed head speaks of row {}", tip.seq, signed.seq));
-    }
-    Ok(())
-}
-
-/// Whether a log has all that the copy of its checkpoints speaks of.
-fn check_copy(copy: &Copy, tip: Tip, log: &str) -> Result<(), AuditError> {
-    let Some(last) = &copy.last else { return Ok(()) };
-    let wrong = if last.log != log {
-        format!("it is of log {}, and this is log {log}", last.log)
-    } else if last.seq > tip.seq {
-        format!("it has a checkpoint of row {}, and the log ends with row {}", last.seq, tip.seq)
-    } else if last.seq == tip.seq && last.hash != tip.hash {
-        format!("its checkpoint of row {} is of another row", last.seq)
-    } else {
-        return Ok(());
-    };
-    Err(AuditError::changed(copy.path(), wrong))
-}
-
-/// The checkpoints of all segments after a row.
-fn missing(dir: &Path, after: u64) -> Result<Vec<Checkpoint>, AuditError> {
-    let mut found = vec![];
-    for (_, path) in segment::list(dir)?.iter().rev() {
-        let failed = |source| AuditError::sqlite("reading checkpoints of", path, source);
-        let connection = segment::read(path)?;
-        let mut here = segment::checkpoints(&connection, after).map_err(failed)?;
-        let begins_after = segment::beginning(&connection).map_err(failed)?.after.seq;
-        here.append(&mut found);
-        found = here;
-        if begins_after <= after {
-            break;
-        }
-    }
-    Ok(found)
 }
