@@ -11,9 +11,13 @@
 //! no limit. No token is logged, kept or repeated.
 
 pub mod door;
+pub mod recall;
 pub mod state;
 pub mod strict;
 pub mod trust;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -223,7 +227,7 @@ impl Authorizer {
 fn entry(id: &str, question: &Question, task: Option<&Live>, decision: &Decision, now: Timestamp, begun: Instant) -> Entry {
     let Question { door, asker, caller, action, trace_id } = question;
     let Decision { outcome, cache_for, risk, reasons, notices, approval, reservation: _, looked_at } = decision;
-    let LookedAt { tool, effect, classification, domain, cross_domain, resource, versions } = looked_at;
+    let LookedAt { tool, effect, classification, domain, cross_domain, resource, untrusted, counted, versions } = looked_at;
     let subject = task.map(Live::subject);
     let subject = subject.as_deref();
     let said = |reasons: &[Reason]| -> Value {
@@ -242,9 +246,14 @@ fn entry(id: &str, question: &Question, task: Option<&Live>, decision: &Decision
         "server": action.server,
         "tool": action.tool,
         "effect": effect.map(|effect| effect.as_str()),
-        "classification": classification.map(|classification| classification.as_str()),
         "domain": domain,
         "crossDomain": cross_domain,
+        // Read again when the process begins anew: see `recall`.
+        "classification": classification.map(|classification| classification.as_str()),
+        "untrusted": untrusted,
+        "counted": counted.iter().map(|(limit, by)| recall::Counted {
+            limit: limit.id.to_string(), count: limit.count, seconds: limit.per.map(|per| per.as_secs()), by: *by,
+        }).collect::<Vec<_>>(),
         "resource": resource.as_deref().or(action.resource),
         "argumentsDigest": digest(action.arguments),
         "risk": match risk { Risk::Low => "low", Risk::High => "high" },

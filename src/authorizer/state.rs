@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+use super::recall::Past;
 use super::trust::{Caller, Named};
 use crate::api::names;
 use crate::decide::authorize::history::History;
@@ -32,6 +33,8 @@ struct Tasks {
     by_account: HashMap<String, String>,
     /// What all tasks of an agent did, by `namespace/name` of the agent.
     agents: HashMap<String, Arc<Mutex<History>>>,
+    /// What tasks did before this process began.
+    past: Past,
 }
 
 /// A task that is known, and what it has done.
@@ -60,6 +63,12 @@ impl Live {
 }
 
 impl State {
+    /// A state that knows no task yet, but what those that come have done before.
+    #[must_use]
+    pub fn after(past: Past) -> Self {
+        Self { tasks: RwLock::new(Tasks { past, ..Tasks::default() }), ..Self::default() }
+    }
+
     /// What decisions are made by.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -118,9 +127,13 @@ impl State {
             }
         }
         tasks.forget(&subject.key);
-        let agent = tasks.agents.entry(subject.agent_key.clone()).or_default().clone();
+        let Tasks { agents, past, .. } = &mut *tasks;
+        let agent =
+            agents.entry(subject.agent_key.clone()).or_insert_with(|| Arc::new(Mutex::new(past.agent(&subject.agent_key))));
+        let agent = agent.clone();
+        let history = Mutex::new(past.task(&subject.namespace, &subject.name, &subject.uid));
         tasks.by_account.insert(account(&subject), subject.key.clone());
-        let live = Live { history: Mutex::default(), agent, subject: ArcSwap::from_pointee(subject) };
+        let live = Live { history, agent, subject: ArcSwap::from_pointee(subject) };
         let key = live.subject().key.clone();
         tasks.by_key.insert(key, Arc::new(live));
     }

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::known::Known;
 use crate::audit::{self, Log};
+use crate::authorizer::recall::Past;
 use crate::authorizer::state::State;
 use crate::authorizer::trust::{Reviews, Trust, TrustFile};
 use crate::authorizer::{Authorizer, door};
@@ -68,8 +69,18 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     client_ca_file: Option<PathBuf>,
     /// Directory of the audit log
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "MANDATE_AUDIT_DIR")]
     audit_dir: PathBuf,
+    /// Key that signs the audit log [default: `audit.key` in its directory, made at the first start]
+    #[arg(long, value_name = "FILE")]
+    audit_key: Option<PathBuf>,
+    /// File that every checkpoint of the audit log is also appended to; keep it where nobody who can
+    /// write the log can
+    #[arg(long, value_name = "FILE")]
+    audit_checkpoints: Option<PathBuf>,
+    /// How many days decisions are kept at least [default: for ever]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(2..=36_500))]
+    audit_keep_days: Option<u32>,
     /// Address of the probes and metrics (plain HTTP)
     #[arg(long, default_value = "127.0.0.1:8082")]
     admin: SocketAddr,
@@ -90,8 +101,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         false => None,
     };
     let trust = trust(args.trust.as_deref(), client.as_ref())?;
-    let log = Log::open(&audit::Settings::new(&args.audit_dir)).context("opening the audit log")?;
-    let state = Arc::new(State::default());
+    let log = Log::open(&audit_settings(&args)).context("opening the audit log")?;
+    let past = Past::read(&args.audit_dir, Timestamp::now()).context("reading in the audit log what tasks have done")?;
+    let state = Arc::new(State::after(past));
     let sources = Sources::begin(&args, client.clone(), &state, &readiness)?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     let authorizer = Arc::new(Authorizer::new(state.clone(), trust, Some(log.clone())));
@@ -114,6 +126,16 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     end_admin.stop();
     let _ = admin.await;
     log.close().await.context("closing the audit log")
+}
+
+fn audit_settings(args: &Args) -> audit::Settings {
+    let day = Duration::from_secs(24 * 60 * 60);
+    audit::Settings {
+        key: args.audit_key.clone(),
+        checkpoints: args.audit_checkpoints.clone(),
+        keep_for: args.audit_keep_days.map(|days| day * days),
+        ..audit::Settings::new(&args.audit_dir)
+    }
 }
 
 fn clients(file: Option<&Path>) -> anyhow::Result<Clients> {

@@ -294,6 +294,10 @@ pub struct LookedAt {
     pub cross_domain: bool,
     /// Id of the resource.
     pub resource: Option<String>,
+    /// Whether people outside wrote what it returns.
+    pub untrusted: bool,
+    /// The limits that a permitted action counts towards.
+    pub counted: Vec<(Limit, CountedBy)>,
     /// Objects and their versions.
     pub versions: Vec<(String, Arc<str>)>,
 }
@@ -390,6 +394,7 @@ fn judge(
     looked_at.tool = Some(tool.key.clone());
     looked_at.effect = Some(tool.effect);
     looked_at.domain = Some(tool.domain.clone());
+    looked_at.untrusted = tool.untrusted;
     looked_at.cross_domain = *tool.domain != *subject.namespace;
     let values = Values::typed(tool.arguments.as_ref(), action.arguments).map_err(|error| {
         no(Code::BadArguments, None, error.to_string(), format!("call `{}` as its owner describes it", tool.name))
@@ -462,12 +467,15 @@ fn judge(
     }
     let mark = Mark {
         tool: tool.key.clone(),
-        read: (tool.effect != Effect::Admin).then_some(classification),
+        // Whatever a tool does, it may return what it touched.
+        read: Some(classification),
         untrusted: tool.untrusted,
         domain: tool.domain.clone(),
     };
     let depends_on_history = !scope.compiled.limits.is_empty() || slices.iter().any(|slice| slice.looks_at_history);
-    let (notices, reservation) = found.conclude(&scope.compiled.limits, histories, &mark, action.reports_outcome, now)?;
+    let taken = found.conclude(&scope.compiled.limits, histories, &mark, action.reports_outcome, now)?;
+    let Taken { notices, reservation, counted } = taken;
+    looked_at.counted = counted;
     let grants = granted.into_iter().map(|id| Reason {
         code: Code::Permitted,
         message: format!("`{id}` grants it"),
@@ -551,6 +559,13 @@ fn resource<'a>(tool: &ToolFacts, action: &'a Action) -> Result<Option<&'a str>,
     }
 }
 
+/// A permitted action, taken into the histories.
+struct Taken {
+    notices: Vec<Reason>,
+    reservation: Option<u64>,
+    counted: Vec<(Limit, CountedBy)>,
+}
+
 /// What the rules say, one after the other.
 #[derive(Default)]
 struct Found {
@@ -589,7 +604,7 @@ impl Found {
         mark: &Mark,
         awaited: bool,
         now: Timestamp,
-    ) -> Result<(Vec<Reason>, Option<u64>), Box<No>> {
+    ) -> Result<Taken, Box<No>> {
         let Self { denials, asking, counting, mut notices } = self;
         if !denials.is_empty() {
             return Err(Box::new(No { reasons: denials, notices, approval: None }));
@@ -624,8 +639,9 @@ impl Found {
                 "report outcomes, or wait until the reservations expire",
             ));
         }
+        let counted: Vec<(Limit, CountedBy)> = counting.into_iter().map(|(limit, by, _)| (limit, by)).collect();
         let of = |wanted: CountedBy| -> Vec<Limit> {
-            counting.iter().filter(|(_, by, _)| *by == wanted).map(|(limit, _, _)| limit.clone()).collect()
+            counted.iter().filter(|(_, by)| *by == wanted).map(|(limit, _)| limit.clone()).collect()
         };
         let of_agent = of(CountedBy::Agent);
         // What one agent did in all is counted at once: an action that failed has still been tried.
@@ -633,7 +649,7 @@ impl Found {
             histories.agent.take(mark, &of_agent, false, now);
         }
         let reservation = histories.task.take(mark, &of(CountedBy::Task), awaited, now);
-        Ok((notices, reservation))
+        Ok(Taken { notices, reservation, counted })
     }
 }
 

@@ -59,7 +59,7 @@ impl Values {
                 None | Some(Value::Null) if argument.required => return Err(ArgumentError::Missing(name.clone())),
                 None | Some(Value::Null) => {}
                 Some(value) => {
-                    values.take(name, argument.type_, value).map_err(|what| ArgumentError::Type(name.clone(), what))?
+                    values.take(name, argument.type_, value).map_err(|what| ArgumentError::Type(name.clone(), what))?;
                 }
             }
         }

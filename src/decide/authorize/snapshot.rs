@@ -227,7 +227,7 @@ impl Compiler {
                         all_broken.push((object, why));
                     } else {
                         namespaces.iter().for_each(|namespace| {
-                            broken.entry(namespace.clone()).or_default().push((object.clone(), why.clone()))
+                            broken.entry(namespace.clone()).or_default().push((object.clone(), why.clone()));
                         });
                     }
                 }
@@ -293,7 +293,8 @@ impl Compiler {
                 made: spec.map_err(|why| vec![whole(why)]).and_then(|guardrails| compile::policy(place, name, guardrails)),
             },
         };
-        self.policies.entry(object).insert_entry(kept).into_mut()
+        // It was taken out of the old ones, so that nothing stands here yet.
+        self.policies.entry(object).or_insert(kept)
     }
 
     fn scope(
@@ -315,7 +316,7 @@ impl Compiler {
                     .map(|compiled| Arc::new(Scope { compiled, version: version.clone() })),
             },
         };
-        self.scopes.entry(key).insert_entry(kept).into_mut()
+        self.scopes.entry(key).or_insert(kept)
     }
 }
 

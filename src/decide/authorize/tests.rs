@@ -275,7 +275,8 @@ fn a_task_that_is_over_or_whose_agent_may_not_work_does_nothing() {
         scene.subject = whole;
         codes
     };
-    let cases: [(&dyn Fn(&mut Subject), Code); 6] = [
+    type Change<'a> = &'a dyn Fn(&mut Subject);
+    let cases: [(Change, Code); 6] = [
         (&|task| task.deadline = Timestamp::from_second(1_000).unwrap(), Code::TaskOver),
         (&|task| task.ending = true, Code::TaskOver),
         (&|task| task.phase = Phase::Ended, Code::TaskOver),
