@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -21,8 +21,9 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::read::Read;
-use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Phase, TaskScope, ToolServer};
+use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Phase, TaskScope, ToolGrant, ToolServer};
 use crate::authorizer::state::State;
+use crate::decide::authorize::compile::{self, CompiledScope};
 use crate::decide::authorize::snapshot::{Compiler, ServerSource, Sheet, Sources, Written};
 use crate::decide::authorize::{Standing, Subject};
 use crate::decide::world::{self, Loaded};
@@ -42,6 +43,9 @@ struct Seen {
     sources: Sources,
     /// Agents by `namespace/name`: version, and where they stand.
     agents: BTreeMap<String, (Arc<str>, Standing)>,
+    /// Tools that tasks were granted at their start, by what tells them from others; compiled once
+    /// for all tasks that were granted the same.
+    granted: BTreeMap<(String, String, [u8; 32]), Weak<CompiledScope>>,
     /// Watches that are broken at this moment, by kind.
     broken: BTreeMap<&'static str, ()>,
 }
@@ -84,6 +88,21 @@ pub async fn keep(client: Client, state: Arc<State>, readiness: &Readiness) {
 
 /// How many watches there are.
 const WATCHES: u32 = 6;
+
+impl Seen {
+    /// The tools that a task was granted at its start, compiled. What no longer compiles permits
+    /// nothing.
+    fn granted(&mut self, namespace: &str, scope: &str, tools: &[ToolGrant]) -> Arc<CompiledScope> {
+        let key = (namespace.to_owned(), scope.to_owned(), compile::digest(tools));
+        if let Some(known) = self.granted.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        let compiled = Arc::new(compile::granted_at_start(namespace, scope, tools).unwrap_or_default());
+        self.granted.retain(|_, known| known.strong_count() > 0);
+        self.granted.insert(key, Arc::downgrade(&compiled));
+        compiled
+    }
+}
 
 impl Keeping {
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -287,12 +306,15 @@ impl Kept for AgentTask {
         }
         let own = Subject::of(&task, namespace, &name);
         let (agent, standing) = keeping.seen().agents.get(&own.agent_key).cloned().unwrap_or_default();
+        let grant = task.status.as_ref().and_then(|status| status.grant.as_ref());
+        let granted = grant.map(|grant| keeping.seen().granted(namespace, &task.spec.scope, &grant.tools));
         keeping.state.put(Subject {
             phase,
             deadline: world::deadline(&task),
             uid: task.uid().unwrap_or_default(),
             versions: [version, agent],
             standing,
+            granted,
             ..own
         });
     }

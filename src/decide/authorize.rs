@@ -38,7 +38,7 @@ pub const LONGEST_REUSE: u32 = 5;
 pub const STALE_AFTER: SignedDuration = SignedDuration::from_mins(3);
 
 /// A task as decisions look at it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Subject {
     /// Namespace.
     pub namespace: String,
@@ -64,6 +64,8 @@ pub struct Subject {
     pub depth: u32,
     /// Tools it is narrowed to, as `server/tool` of its scope; none means all of the scope's.
     pub narrowed: Option<Vec<String>>,
+    /// The tools that it was granted at its start; none where nobody wrote them down.
+    pub granted: Option<Arc<compile::CompiledScope>>,
     /// Where it stands.
     pub phase: Phase,
     /// When it ends by itself.
@@ -457,6 +459,9 @@ fn judge(
     if granted.is_empty() && !server.is_kubernetes {
         return Err(lacking());
     }
+    if !server.is_kubernetes {
+        granted_before(subject, scope, &tool, &request, &values, action)?;
+    }
     let mut found = Found::default();
     for slice in &slices {
         for id in ask(slice, &request, entities)? {
@@ -483,6 +488,27 @@ fn judge(
         help: String::new(),
     });
     Ok(Yes { reasons: grants.collect(), notices, reservation, depends_on_history })
+}
+
+/// What a task was granted can shrink and never grows: where its scope has changed since it
+/// started, the scope as it was must permit the action too.
+fn granted_before(
+    subject: &Subject,
+    scope: &snapshot::Scope,
+    tool: &ToolFacts,
+    request: &Request,
+    values: &Values,
+    action: &Action,
+) -> Result<(), Box<No>> {
+    let Some(before) = subject.granted.as_ref().filter(|before| before.digest != scope.compiled.digest) else { return Ok(()) };
+    let (of_subject, of_resource) = (Values::untyped(action.subject_properties), Values::untyped(action.resource_properties));
+    let entities = cedar::entities(values, &of_subject, &of_resource).map_err(|why| no(Code::EvaluationError, None, why, ""))?;
+    let permits = before.tools.get(&*tool.key).map(|permits| ask(permits, request, &entities)).transpose()?;
+    if permits.is_some_and(|permits| !permits.is_empty()) {
+        return Ok(());
+    }
+    let message = format!("scope `{}` grants `{}` now, but not when task `{}` started", subject.scope, tool.name, subject.name);
+    Err(no(Code::OutOfScope, None, message, "start a new task: what a task was granted can shrink and never grows"))
 }
 
 static NO_ENTITIES: LazyLock<Entities> = LazyLock::new(Entities::empty);

@@ -10,7 +10,7 @@ use std::fmt;
 
 use crate::api::{
     AcceptedRisk, AgentIdentity, AgentTask, ClusterAgentPolicySpec, Credential, Duration, GROUP, KubernetesRule, Permission,
-    Phase, Requester, SecretKey, ServiceAccountToken, TaskScope, covers, names, permissions,
+    Phase, Requester, SecretKey, ServiceAccountToken, TaskScope, ToolGrant, covers, names, permissions,
 };
 
 /// A task and what is known around it.
@@ -179,6 +179,7 @@ pub fn check(case: Case<'_>) -> Result<Granted, Hold> {
     let rules = rules(case.task, scope, &held)?;
     let credentials = credentials(case.task, scope, !rules.is_empty())?;
     audiences(&credentials, identity)?;
+    tools(case.task, scope)?;
     let risks = credentials
         .iter()
         .filter_map(|c| Some((&c.name, c.secret_key.as_ref()?)))
@@ -286,6 +287,22 @@ fn credentials(task: &AgentTask, scope: &TaskScope, has_rules: bool) -> Result<V
     }
     all.retain(|credential| kept.contains(&credential.name));
     Ok(all)
+}
+
+/// A narrowed task names tools of its scope, and no others.
+fn tools(task: &AgentTask, scope: &TaskScope) -> Result<(), Hold> {
+    let Some(kept) = task.spec.narrow.as_ref().and_then(|narrow| narrow.tools.as_ref()) else { return Ok(()) };
+    let given = |name: &String| {
+        let of = |grant: &ToolGrant| grant.names.iter().any(|tool| *name == format!("{}/{tool}", grant.server));
+        scope.spec.tools.iter().any(of)
+    };
+    match kept.iter().find(|name| !given(name)) {
+        None => Ok(()),
+        Some(beyond) => Err(refuse(
+            Reason::NarrowingTooWide,
+            format!("spec.narrow.tools names `{beyond}`, which TaskScope `{}` does not give", task.spec.scope),
+        )),
+    }
 }
 
 fn audiences(credentials: &[Credential], identity: &AgentIdentity) -> Result<(), Hold> {

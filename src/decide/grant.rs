@@ -301,7 +301,9 @@ fn issue(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Times
     status.phase = Some(Phase::Active);
     status.reason = Some(because.reason.to_string());
     status.started_at = Some(Time(now));
-    status.grant = Some(Grant { scope_uid: observed.scope.and_then(ResourceExt::uid).unwrap_or_default(), rules });
+    let scope_uid = observed.scope.and_then(ResourceExt::uid).unwrap_or_default();
+    let tools = observed.scope.map(|scope| scope.spec.tools.clone()).unwrap_or_default();
+    status.grant = Some(Grant { scope_uid, rules, tools });
     status.accepted_risks = risks;
     let mut conditions = Conditions::from(&status.conditions);
     set(&mut conditions, task, "Ready", true, &because, now);

@@ -371,6 +371,16 @@ subjects: [{kind: ServiceAccount, name: gateway, namespace: gateways}]
     let stranger = audience_token(&scene, "stranger", "mandate").await?;
     assert_eq!(ask(&stranger, &by(&token), "finance/ledger/read")?.0, "401", "RBAC gives it no `evaluate`");
 
+    // A scope that grows gives nothing to tasks that run.
+    install::apply(&scene.bed.admin(), &OBJECTS.replace("names: [read]", "names: [read, export]")).await?;
+    scene
+        .bed
+        .wait("the wider scope to be known", LIMIT, || async {
+            let answer = ask(GATEWAY, &by(&token), "finance/ledger/export").ok()?.1;
+            answer["context"]["reason"].as_str()?.contains("but not when task `keeper` started").then_some(())
+        })
+        .await?;
+
     // The end of the task is the end of its answers, long before the token dies.
     let tasks: Api<AgentTask> = Api::namespaced(scene.bed.admin(), "finance");
     tasks.patch("keeper", &PatchParams::default(), &Patch::Merge(json!({"spec": {"end": {"reason": "Completed"}}}))).await?;

@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::task_scope::ToolGrant;
 use crate::api::value::{Duration, KubernetesRule, Owner};
 
 /// One unit of work of one agent. Authority comes when every check has passed and goes when
@@ -228,6 +229,10 @@ pub struct Grant {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub rules: Vec<KubernetesRule>,
+    /// Tools the task may call, where the scope still grants them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub tools: Vec<ToolGrant>,
 }
 
 /// One credential that was issued.

@@ -12,6 +12,7 @@ use cedar_policy::pst::BinaryOp;
 use cedar_policy::{Policy, PolicySet};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
 
 use super::cedar::{self, Head, Kind, Node};
 use super::history::{History, Limit};
@@ -113,6 +114,8 @@ pub struct CompiledScope {
     pub limits: Vec<Limit>,
     /// As they were written, to say what is lacking.
     pub grants: Vec<ToolGrant>,
+    /// Of the same.
+    pub digest: [u8; 32],
 }
 
 /// The policies that one kind of action is judged by.
@@ -475,6 +478,20 @@ fn weekday(day: Weekday) -> jiff::civil::Weekday {
     }
 }
 
+/// What tells these grants from others.
+#[must_use]
+pub fn digest(tools: &[ToolGrant]) -> [u8; 32] {
+    Sha256::digest(serde_json::to_vec(tools).unwrap_or_default()).into()
+}
+
+/// Compiles the tools that a task was granted at its start.
+///
+/// # Errors
+/// Every problem, each with its field.
+pub fn granted_at_start(namespace: &str, scope: &str, tools: &[ToolGrant]) -> Result<CompiledScope, Vec<Problem>> {
+    grants(namespace, scope, tools, Limits::default())
+}
+
 /// Compiles the tools and limits of one scope.
 ///
 /// # Errors
@@ -506,8 +523,12 @@ fn grants(namespace: &str, name: &str, tools: &[ToolGrant], limits: Limits) -> R
             }
         }
     }
-    let mut compiled =
-        CompiledScope { tools: BTreeMap::new(), limits: limits_of(namespace, name, limits), grants: tools.to_vec() };
+    let mut compiled = CompiledScope {
+        tools: BTreeMap::new(),
+        limits: limits_of(namespace, name, limits),
+        grants: tools.to_vec(),
+        digest: digest(tools),
+    };
     for (key, policies) in permits {
         let looks_at_values = policies.iter().any(|(_, values)| *values);
         match cedar::set(policies.into_iter().map(|(policy, _)| policy)) {

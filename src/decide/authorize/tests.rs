@@ -595,3 +595,22 @@ cluster:
     let scene = scene(everything);
     assert_eq!(scene.trouble, []);
 }
+
+#[test]
+fn what_a_task_was_granted_shrinks_with_its_scope_and_never_grows() {
+    let mut scene = scene("{}");
+    let granted = |grants: Value| {
+        let tools: Vec<crate::api::ToolGrant> = spec(&grants);
+        Some(Arc::new(compile::granted_at_start("finance", "reconcile", &tools).unwrap()))
+    };
+    scene.subject.granted = granted(json!([{"server": "ledger", "names": ["read"]}, {"server": "ledger", "names": ["gone"]}]));
+    scene.allows("ledger/read", &json!({}));
+    scene.refuses("ledger/search", &json!({}), Code::OutOfScope, "grants `search` now, but not when task `t` started");
+    scene.refuses("ledger/gone", &json!({}), Code::UnknownTool, "");
+    // What the scope now bounds more tightly, or less, the tighter bound holds.
+    scene.subject.granted = granted(
+        json!([{"server": "ledger", "names": ["export"], "classification": "confidential", "arguments": {"rows": {"max": 10}}}]),
+    );
+    scene.allows("ledger/export", &json!({"path": "ledger/2026-10", "rows": 10}));
+    scene.refuses("ledger/export", &json!({"path": "ledger/2026-10", "rows": 11}), Code::OutOfScope, "not when task");
+}
