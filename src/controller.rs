@@ -10,6 +10,7 @@
 
 mod backoff;
 mod identity;
+mod roles;
 mod scan;
 mod task;
 
@@ -24,12 +25,13 @@ use futures::channel::mpsc;
 use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::core::ObjectMeta;
 use kube::runtime::controller::Config;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tracing::{info, warn};
 
 use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Phase, TaskScope};
@@ -65,6 +67,8 @@ struct Context {
     service_accounts: Facts,
     roles: Facts,
     bindings: Facts,
+    /// Told when a Role may be needed, or no longer.
+    roles_news: Arc<Notify>,
 }
 
 impl Context {
@@ -104,38 +108,50 @@ pub async fn run(
         &changed,
         |task, identity| task.spec.agent == identity.name_any() && task.namespace() == identity.namespace(),
         News::Always,
+        None,
     );
+    let roles_news = Arc::new(Notify::new());
     let (scopes, scope_watch) = known::<TaskScope>(
         &client,
         &tasks,
         &changed,
         |task, scope| task.spec.scope == scope.name_any() && task.namespace() == scope.namespace(),
         News::Always,
+        Some(roles_news.clone()),
     );
     let (policies, policy_watch) =
-        known::<AgentPolicy>(&client, &tasks, &changed, |task, policy| task.namespace() == policy.namespace(), News::Spec);
+        known::<AgentPolicy>(&client, &tasks, &changed, |task, policy| task.namespace() == policy.namespace(), News::Spec, None);
     let (cluster_policies, cluster_policy_watch) = known::<ClusterAgentPolicy>(
         &client,
         &tasks,
         &changed,
         |task, policy| policy.spec.holds_in(&task.namespace().unwrap_or_default()),
         News::Spec,
+        None,
     );
     let (service_accounts, roles, bindings) = (Facts::default(), Facts::default(), Facts::default());
     let (accounts_synced, accounts_are) = oneshot::channel();
     let (roles_synced, roles_are) = oneshot::channel();
     let (bindings_synced, bindings_are) = oneshot::channel();
-    let account_watch =
-        observe::watch::<ServiceAccount>(client.clone(), service_accounts.clone(), |_| 1, changed.clone(), accounts_synced);
+    let owner = |meta: Option<&ObjectMeta>| meta.map_or_else(|| all(&tasks), |meta| observe::task_of(meta).into_iter().collect());
+    let account_watch = observe::watch::<ServiceAccount>(
+        client.clone(),
+        service_accounts.clone(),
+        |_| 1,
+        owner,
+        changed.clone(),
+        accounts_synced,
+    );
     let role_watch = observe::watch::<Role>(
         client.clone(),
         roles.clone(),
         |role| grant::digest_of_role(role.rules.as_deref().unwrap_or_default()),
+        |role| role.map_or_else(|| all(&tasks), |role| bound_to(role, &tasks)),
         changed.clone(),
         roles_synced,
     );
     let binding_watch =
-        observe::watch::<RoleBinding>(client.clone(), bindings.clone(), observe::binding_digest, changed, bindings_synced);
+        observe::watch::<RoleBinding>(client.clone(), bindings.clone(), observe::binding_digest, owner, changed, bindings_synced);
     let context = Arc::new(Context {
         client: client.clone(),
         clock: Clock::default(),
@@ -149,11 +165,12 @@ pub async fn run(
         service_accounts,
         roles,
         bindings,
+        roles_news,
     });
     let scan = scan::Scan {
         client: client.clone(),
         metrics: metrics.clone(),
-        guarded,
+        guarded: guarded.clone(),
         policies: policies.clone(),
         cluster_policies: cluster_policies.clone(),
     };
@@ -193,6 +210,7 @@ pub async fn run(
             _ = work_on_all => Ok(()),
             // Only now: of two that wait for one store to be ready, kube wakes only one.
             () = scan::run(scan) => Err(ControllerError::Watch("what stands")),
+            never = roles::run(&context, &tasks, &guarded) => match never {},
         }
     };
     tokio::select! {
@@ -217,13 +235,26 @@ enum News {
     Spec,
 }
 
-/// Keeps all objects of one kind, and names the tasks that a change of one of them touches.
+fn all(tasks: &Store<AgentTask>) -> Vec<ObjectRef<AgentTask>> {
+    tasks.state().iter().map(|task| ObjectRef::from_obj(task.as_ref())).collect()
+}
+
+/// The tasks that a change of a Role touches: those that are bound to it.
+fn bound_to(role: &ObjectMeta, tasks: &Store<AgentTask>) -> Vec<ObjectRef<AgentTask>> {
+    let is_bound = |task: &AgentTask| task.metadata.namespace == role.namespace && grant::role_of(task) == role.name;
+    let sharing = tasks.state().into_iter().filter(|task| is_bound(task)).map(|task| ObjectRef::from_obj(task.as_ref()));
+    sharing.chain(observe::task_of(role)).collect()
+}
+
+/// Keeps all objects of one kind, names the tasks that a change of one of them touches, and
+/// tells who else wants to know.
 fn known<K>(
     client: &Client,
     tasks: &Store<AgentTask>,
     changed: &mpsc::Sender<ObjectRef<AgentTask>>,
     touches: fn(&AgentTask, &K) -> bool,
     news: News,
+    told: Option<Arc<Notify>>,
 ) -> (Store<K>, impl Future<Output = ()> + use<K>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
@@ -256,6 +287,9 @@ where
                     continue;
                 }
             };
+            if let Some(told) = &told {
+                told.notify_one();
+            }
             for task in tasks.state().iter().filter(|task| touches(task, &object)) {
                 if changed.send(ObjectRef::from_obj(task.as_ref())).await.is_err() {
                     return;

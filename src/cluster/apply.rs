@@ -1,7 +1,7 @@
 //! Carries out the steps of a plan, in their order.
 //!
-//! Guarantees: an object that does not belong to the task, by the UID in its owner
-//! reference, is never changed and never deleted. The API server itself checks that, in
+//! Guarantees: an object that does not belong to the task, or a Role that does not belong to its
+//! scope, by the UID in its owner reference, is never changed and never deleted. The API server itself checks that, in
 //! the same request as the write: a JSON Patch `test` before a change, a UID precondition
 //! before a deletion. So it holds without reading Secrets, which the controller may not.
 //!
@@ -24,11 +24,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tracing::warn;
 
+use super::observe::{self, Facts};
 use super::token::{self, TokenError};
-use crate::api::{AgentIdentity, AgentTask, IssuedCredential, KubernetesRule, SecretKey, names};
+use crate::api::{AgentIdentity, AgentTask, Grant, IssuedCredential, SecretKey, TaskScope, names};
 use crate::decide::check::{Because, Reason};
-use crate::decide::grant::{Fill, Object, Step};
+use crate::decide::grant::{self, Fill, Object, Step};
 use crate::metrics::{self, Metrics, Verb};
+
+const BINDING: &str = "making the RoleBinding";
 
 /// Why a step could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +83,8 @@ pub struct Writer<'a> {
 /// The task for which steps are carried out.
 pub struct Work<'a> {
     writer: Writer<'a>,
+    /// The Roles that stand.
+    roles: &'a Facts,
     task: &'a AgentTask,
     namespace: String,
     owns: String,
@@ -89,10 +94,11 @@ pub struct Work<'a> {
 impl<'a> Work<'a> {
     /// Work for one task.
     #[must_use]
-    pub fn new(writer: Writer<'a>, task: &'a AgentTask) -> Self {
+    pub fn new(writer: Writer<'a>, roles: &'a Facts, task: &'a AgentTask) -> Self {
         let owner = owner_reference(task);
         Self {
             writer,
+            roles,
             task,
             namespace: task.namespace().unwrap_or_default(),
             owns: names::of_task(&task.name_any(), &owner.uid),
@@ -110,7 +116,7 @@ impl<'a> Work<'a> {
         let mut steps = steps.iter().peekable();
         while let Some(step) = steps.next() {
             match step {
-                Step::EnsureRole(rules) => self.role(rules).await?,
+                Step::EnsureRole(grant) => self.role(grant).await?,
                 Step::EnsureServiceAccount => _ = self.service_account().await?,
                 Step::RestoreServiceAccount(fill) => {
                     if let Ensured::Made(_) = self.service_account().await?
@@ -119,7 +125,8 @@ impl<'a> Work<'a> {
                         issued = self.fill(fill, &self.secret().await?, now).await?;
                     }
                 }
-                Step::EnsureBinding => self.binding().await?,
+                Step::EnsureBinding(role) => self.binding(role).await?,
+                Step::Rebind(role) => self.rebind(role).await?,
                 Step::EnsureSecret => secret_uid = Some(self.secret().await?),
                 // INVARIANT: a plan puts EnsureSecret before Fill; without it there is
                 // nothing to bind tokens to, and nothing is issued.
@@ -157,13 +164,13 @@ impl<'a> Work<'a> {
         }
     }
 
-    async fn role(&self, rules: &[KubernetesRule]) -> Result<(), ApplyError> {
-        let rules: Vec<PolicyRule> = rules.iter().map(PolicyRule::from).collect();
-        let role = Role { metadata: self.meta(), rules: Some(rules.clone()) };
-        self.writer
-            .ensure(&role, &self.owner, &[json!({"op": "add", "path": "/rules", "value": rules})], "making the Role")
-            .await?;
-        Ok(())
+    /// The Role of the scope, which tasks share: most find it as it should be.
+    async fn role(&self, grant: &Grant) -> Result<(), ApplyError> {
+        let scope = &self.task.spec.scope;
+        if self.roles.hold(&self.namespace, scope, grant) {
+            return Ok(());
+        }
+        ensure_role(self.writer, &self.namespace, scope, grant).await
     }
 
     async fn service_account(&self) -> Result<Ensured, ApplyError> {
@@ -173,30 +180,40 @@ impl<'a> Work<'a> {
         self.writer.ensure(&account, &self.owner, &keep, "making the ServiceAccount").await
     }
 
-    async fn binding(&self) -> Result<(), ApplyError> {
-        let subjects = vec![Subject {
+    async fn binding(&self, role: &str) -> Result<(), ApplyError> {
+        match self.bind(role).await {
+            Err(kube::Error::Api(status)) if status.is_already_exists() => self.rebind(role).await,
+            bound => bound.map_err(|error| refusal(error, &self.owns, BINDING)),
+        }
+    }
+
+    /// Takes back what binds the task otherwise, and binds it.
+    async fn rebind(&self, role: &str) -> Result<(), ApplyError> {
+        let api: Api<RoleBinding> = Api::namespaced(self.writer.client.clone(), &self.namespace);
+        if let Some(found) = api.get_opt(&self.owns).await.map_err(ApplyError::failed(BINDING))? {
+            if !belongs(&found.metadata, &self.owner.uid) {
+                return Err(ApplyError::Refused(taken(&self.owns, "it has another owner")));
+            }
+            if observe::binding_digest(&found) == observe::binding_to(role) {
+                return Ok(());
+            }
+            self.writer.delete(&api, &self.owns, found.metadata.uid, BINDING).await?;
+        }
+        self.bind(role).await.map_err(|error| refusal(error, &self.owns, BINDING))
+    }
+
+    /// Makes the RoleBinding.
+    async fn bind(&self, role: &str) -> Result<(), kube::Error> {
+        let subject = Subject {
             kind: "ServiceAccount".into(),
             name: self.owns.clone(),
             namespace: Some(self.namespace.clone()),
             ..Subject::default()
-        }];
-        let binding = RoleBinding {
-            metadata: self.meta(),
-            role_ref: RoleRef {
-                api_group: Some("rbac.authorization.k8s.io".into()),
-                kind: "Role".into(),
-                name: self.owns.clone(),
-            },
-            subjects: Some(subjects.clone()),
         };
-        self.writer
-            .ensure(
-                &binding,
-                &self.owner,
-                &[json!({"op": "add", "path": "/subjects", "value": subjects})],
-                "making the RoleBinding",
-            )
-            .await?;
+        let role_ref =
+            RoleRef { api_group: Some("rbac.authorization.k8s.io".into()), kind: "Role".into(), name: role.to_owned() };
+        let binding = RoleBinding { metadata: self.meta(), role_ref, subjects: Some(vec![subject]) };
+        self.writer.create(&binding).await?;
         Ok(())
     }
 
@@ -286,17 +303,7 @@ impl<'a> Work<'a> {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        let api: Api<K> = Api::namespaced(self.writer.client.clone(), &self.namespace);
-        let Some(found) = api.get_metadata_opt(&self.owns).await.map_err(ApplyError::failed(doing))? else { return Ok(()) };
-        if !belongs(&found.metadata, &self.owner) {
-            warn!(
-                namespace = self.namespace,
-                name = self.owns,
-                "an object with the name of a task's is not the task's, and stays"
-            );
-            return Ok(());
-        }
-        self.writer.delete(&api, &self.owns, found.metadata.uid, doing).await
+        self.writer.take::<K>(&self.namespace, &self.owns, &self.owner.uid, doing).await
     }
 
     /// The Secret may not be read; a change of nothing, guarded by its owner, tells its UID.
@@ -365,6 +372,41 @@ pub async fn ensure_identity(writer: Writer<'_>, identity: &AgentIdentity) -> Re
     Ok(name)
 }
 
+/// Makes sure that the Role stands which holds a grant of a scope.
+///
+/// # Errors
+/// [`ApplyError`].
+pub async fn ensure_role(writer: Writer<'_>, namespace: &str, scope: &str, grant: &Grant) -> Result<(), ApplyError> {
+    let owner = owned_by::<TaskScope>(scope.to_owned(), grant.scope_uid.clone());
+    let rules: Vec<PolicyRule> = grant.rules.iter().map(PolicyRule::from).collect();
+    let labels = labels([(names::SCOPE_LABEL, scope.to_owned())]);
+    // By its labels it is seen, by the watches here and by the policies on what is bound.
+    let keep = [
+        json!({"op": "add", "path": "/rules", "value": rules}),
+        json!({"op": "add", "path": "/metadata/labels", "value": labels}),
+    ];
+    let role = Role {
+        metadata: ObjectMeta {
+            name: grant::name_of_role(scope, grant),
+            namespace: Some(namespace.to_owned()),
+            owner_references: Some(vec![owner.clone()]),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        rules: Some(rules),
+    };
+    writer.ensure(&role, &owner, &keep, "making the Role").await?;
+    Ok(())
+}
+
+/// Deletes a Role, where it is of the scope with this UID.
+///
+/// # Errors
+/// [`ApplyError`].
+pub async fn take_role(writer: Writer<'_>, namespace: &str, name: &str, scope_uid: &str) -> Result<(), ApplyError> {
+    writer.take::<Role>(namespace, name, scope_uid, "taking a Role of a scope back").await
+}
+
 fn labels<const N: usize>(own: [(&str, String); N]) -> BTreeMap<String, String> {
     let managed = (names::MANAGED_BY.to_owned(), names::MANAGER.to_owned());
     own.into_iter().map(|(key, value)| (key.to_owned(), value)).chain([managed]).collect()
@@ -373,18 +415,22 @@ fn labels<const N: usize>(own: [(&str, String); N]) -> BTreeMap<String, String> 
 /// The owner that makes an object ours. It does not block the owner's deletion: that would
 /// need a right on finalizers where the API server checks for it, and buys nothing.
 fn owner_reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
+    owned_by::<K>(owner.meta().name.clone().unwrap_or_default(), owner.meta().uid.clone().unwrap_or_default())
+}
+
+fn owned_by<K: Resource<DynamicType = ()>>(name: String, uid: String) -> OwnerReference {
     OwnerReference {
         api_version: K::api_version(&()).into_owned(),
         kind: K::kind(&()).into_owned(),
-        name: owner.meta().name.clone().unwrap_or_default(),
-        uid: owner.meta().uid.clone().unwrap_or_default(),
+        name,
+        uid,
         controller: Some(true),
         block_owner_deletion: None,
     }
 }
 
-fn belongs(meta: &ObjectMeta, owner: &OwnerReference) -> bool {
-    meta.owner_references.iter().flatten().any(|reference| reference.uid == owner.uid && reference.controller == Some(true))
+fn belongs(meta: &ObjectMeta, owner_uid: &str) -> bool {
+    meta.owner_references.iter().flatten().any(|reference| reference.uid == owner_uid && reference.controller == Some(true))
 }
 
 fn encode(bytes: &[u8]) -> SecretString {
@@ -455,19 +501,39 @@ impl Writer<'_> {
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-        let api: Api<K> = Api::namespaced(self.client.clone(), &namespace);
-        let create = PostParams { field_manager: Some(names::MANAGER.to_owned()), ..PostParams::default() };
-        match api.create(&create, object).await {
-            Ok(made) => {
-                self.wrote::<K>(Verb::Create);
-                Ok(Ensured::Made(made.uid().unwrap_or_default()))
-            }
+        match self.create(object).await {
+            Ok(made) => Ok(Ensured::Made(made.uid().unwrap_or_default())),
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 let found = self.change::<K>(&namespace, &name, owner, keep).await;
                 found.map(Ensured::Found).map_err(|error| refusal(error, &name, doing))
             }
             Err(error) => Err(refusal(error, &name, doing)),
         }
+    }
+
+    async fn create<K>(&self, object: &K) -> Result<K, kube::Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default());
+        let create = PostParams { field_manager: Some(names::MANAGER.to_owned()), ..PostParams::default() };
+        let made = api.create(&create, object).await?;
+        self.wrote::<K>(Verb::Create);
+        Ok(made)
+    }
+
+    /// Deletes an object of this name, where it belongs to the owner with this UID.
+    async fn take<K>(&self, namespace: &str, name: &str, owner_uid: &str, doing: &'static str) -> Result<(), ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let Some(found) = api.get_metadata_opt(name).await.map_err(ApplyError::failed(doing))? else { return Ok(()) };
+        if !belongs(&found.metadata, owner_uid) {
+            warn!(namespace, name, "an object with a name of Mandate's has another owner, and stays");
+            return Ok(());
+        }
+        self.delete(&api, name, found.metadata.uid, doing).await
     }
 
     async fn delete<K>(&self, api: &Api<K>, name: &str, uid: Option<String>, doing: &'static str) -> Result<(), ApplyError>
@@ -502,7 +568,9 @@ fn refusal(error: kube::Error, name: &str, doing: &'static str) -> ApplyError {
             missing.join(", ")
         );
         Because::new(Reason::BeyondCeiling, message)
-    } else if status.is_forbidden() && status.message.contains(names::ROLES_POLICY) {
+    } else if status.is_forbidden()
+        && [names::ROLES_POLICY, names::BOUND_ROLES_POLICY].iter().any(|policy| status.message.contains(policy))
+    {
         let said = status.message.split_once("denied request: ").map_or(status.message.as_str(), |(_, said)| said);
         Because::new(Reason::BeyondCeiling, format!("the scope is {said}"))
     } else if status.is_forbidden() && !is_by_policy(status) {
@@ -510,15 +578,19 @@ fn refusal(error: kube::Error, name: &str, doing: &'static str) -> ApplyError {
             format!("Mandate may not work in this namespace ({}); the platform can add it to guardedNamespaces", status.message);
         Because::new(Reason::NamespaceNotGuarded, message)
     } else if status.is_invalid() || status.is_forbidden() {
-        let message = format!(
-            "an object called `{name}` stands there that is not this task's, and is left alone ({}); delete it and create a new task",
-            status.message
-        );
-        Because::new(Reason::NameTaken, message)
+        taken(name, &status.message)
     } else {
         return ApplyError::failed(doing)(error);
     };
     ApplyError::Refused(because)
+}
+
+/// An object of somebody else stands there.
+fn taken(name: &str, said: &str) -> Because {
+    let message = format!(
+        "an object called `{name}` stands there that is not Mandate's, and is left alone ({said}); delete it and create a new task"
+    );
+    Because::new(Reason::NameTaken, message)
 }
 
 /// Whether a ValidatingAdmissionPolicy said no: to the controller they say that an object is

@@ -13,9 +13,9 @@ use tracing::{debug, info, warn};
 use super::Context;
 use crate::api::{AgentTask, AgentTaskStatus, ClusterAgentPolicySpec, Phase, Workloads, names};
 use crate::cluster::apply::{ApplyError, Work};
-use crate::cluster::{ask, event};
+use crate::cluster::{ask, event, observe};
 use crate::decide::check::is_over;
-use crate::decide::grant::{self, Observed, Owned, Plan};
+use crate::decide::grant::{self, Bound, Object, Observed, Owned, Plan, Step};
 use crate::metrics::{self, Kind, Reconciled, Verb};
 
 /// Why a task could not be brought to where it should be.
@@ -86,7 +86,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 async fn bring(task: &AgentTask, context: &Context) -> Result<(Reconciled, Action), TaskError> {
     let now = context.clock.now();
     let plan = judge(task, context, now).await?;
-    let work = Work::new(context.writer(), task);
+    let work = Work::new(context.writer(), &context.roles, task);
     let (plan, issued) = match work.carry_out(&plan.steps, now).await {
         Ok(issued) => (plan, issued),
         // The API server said no: take back what was made on the way, and say why.
@@ -106,6 +106,7 @@ async fn bring(task: &AgentTask, context: &Context) -> Result<(Reconciled, Actio
     if !plan.steps.is_empty() {
         debug!(task = key(task), steps = plan.steps.len(), "steps were carried out");
     }
+    let lets_go = plan.steps.iter().any(|step| matches!(step, Step::Take(Object::Binding) | Step::Rebind(_)));
     let outcome = match &plan.report {
         Some(report) if report.warning && plan.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Refused)) => {
             Reconciled::Refused
@@ -116,6 +117,9 @@ async fn bring(task: &AgentTask, context: &Context) -> Result<(Reconciled, Actio
     if let Some(status) = plan.status {
         let status = grant::settle(status, issued);
         write(task, context, status).await?;
+    }
+    if lets_go {
+        context.roles_news.notify_one();
     }
     if let Some(report) = &plan.report {
         info!(task = key(task), reason = report.because.reason.as_str(), "the task changed");
@@ -178,11 +182,22 @@ async fn judge(task: &AgentTask, context: &Context, now: jiff::Timestamp) -> Res
 fn owned(task: &AgentTask, context: &Context) -> Owned {
     let (namespace, uid) = (task.namespace().unwrap_or_default(), task.uid().unwrap_or_default());
     let owns = names::of_task(&task.name_any(), &uid);
-    Owned {
-        service_account: context.service_accounts.of(&namespace, &owns, &uid).is_some(),
-        role: context.roles.of(&namespace, &owns, &uid).map(|fact| fact.digest),
-        binding: context.bindings.of(&namespace, &owns, &uid).is_some_and(|fact| fact.digest == 1),
+    let binds = context.bindings.of(&namespace, &owns, &uid).map(|fact| fact.digest);
+    let service_account = context.service_accounts.of(&namespace, &owns, &uid).is_some();
+    let grant = task.status.as_ref().and_then(|status| status.grant.clone()).unwrap_or_default();
+    // A task that runs since before tasks shared Roles keeps its own for as long as that is right.
+    let own = context.roles.of(&namespace, &owns, &uid).map(|fact| fact.digest);
+    if binds == Some(observe::binding_to(&owns)) && own == Some(grant::digest(&grant.rules)) {
+        return Owned { service_account, role: own, bound: Bound::AsGranted };
     }
+    let name = grant::name_of_role(&task.spec.scope, &grant);
+    let role = name.as_ref().and_then(|name| context.roles.of(&namespace, name, &grant.scope_uid));
+    let bound = match binds {
+        None => Bound::Nothing,
+        Some(digest) if name.is_some_and(|name| digest == observe::binding_to(&name)) => Bound::AsGranted,
+        Some(_) => Bound::Otherwise,
+    };
+    Owned { service_account, role: role.map(|fact| fact.digest), bound }
 }
 
 /// Writes the status where it is new. The UID keeps it off a task made anew under the name.

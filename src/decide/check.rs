@@ -31,7 +31,7 @@ pub struct Case<'a> {
 /// What a task may be given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Granted {
-    /// Rules for its Role; none means no Role.
+    /// Rules of the Role that it is bound to; none means no Role.
     pub rules: Vec<KubernetesRule>,
     /// Credentials for its Secret, the one for the API server among them.
     pub credentials: Vec<Credential>,
@@ -224,7 +224,8 @@ fn identity(case: Case<'_>) -> Result<&AgentIdentity, Hold> {
 }
 
 fn scope(case: Case<'_>) -> Result<&TaskScope, Hold> {
-    case.scope.ok_or_else(|| {
+    // One that is held back by a finalizer is gone all the same.
+    case.scope.filter(|scope| scope.metadata.deletion_timestamp.is_none()).ok_or_else(|| {
         let name = &case.task.spec.scope;
         wait(
             Reason::ScopeNotFound,

@@ -46,10 +46,22 @@ pub struct Observed<'a> {
 pub struct Owned {
     /// Whether its ServiceAccount stands.
     pub service_account: bool,
-    /// Digest of the rules of its Role, where that stands.
+    /// Digest of the rules of the Role that its grant names, where that stands.
     pub role: Option<u64>,
-    /// Whether its RoleBinding stands as it was made.
-    pub binding: bool,
+    /// What its RoleBinding binds.
+    pub bound: Bound,
+}
+
+/// What the RoleBinding of a task binds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bound {
+    /// Nothing: it does not stand.
+    #[default]
+    Nothing,
+    /// The task alone, to the Role that its grant names.
+    AsGranted,
+    /// Somebody else, or to another Role.
+    Otherwise,
 }
 
 /// What to do.
@@ -71,15 +83,20 @@ pub struct Plan {
 /// One write, or one set of writes whose order does not matter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// The Role, first of all: the API server refuses it where it is beyond the ceiling.
-    EnsureRole(Vec<KubernetesRule>),
+    /// The Role, first of all: the API server refuses it where it is beyond the ceiling. One
+    /// that stands as it should is left alone.
+    EnsureRole(Grant),
     /// The ServiceAccount.
     EnsureServiceAccount,
     /// The ServiceAccount of a task that had one. Where it is really made anew, the tokens of
     /// its predecessor are dead, and these take their place.
     RestoreServiceAccount(Fill),
-    /// The RoleBinding.
-    EnsureBinding,
+    /// The RoleBinding, to the Role of this name. The API server refuses it where the Role is
+    /// beyond the ceiling by now.
+    EnsureBinding(String),
+    /// The same where one stands that binds something else. What a RoleBinding binds cannot be
+    /// changed, so it is taken back first: for a moment there is no authority, and never more.
+    Rebind(String),
     /// The Secret, without any content, for tokens to be bound to.
     EnsureSecret,
     /// Mint tokens, copy keys, and write them into the Secret at once.
@@ -97,7 +114,7 @@ pub enum Step {
 pub enum Object {
     /// RoleBinding.
     Binding,
-    /// Role.
+    /// Role of its own, which tasks had before they shared those of their scopes.
     Role,
     /// Secret.
     Secret,
@@ -283,14 +300,16 @@ fn issue(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Times
         Some(Ok(())) => {}
     }
     let Granted { rules, credentials, risks, questions: _ } = granted;
+    let scope_uid = observed.scope.and_then(ResourceExt::uid).unwrap_or_default();
+    let tools = observed.scope.map(|scope| scope.spec.tools.clone()).unwrap_or_default();
+    let grant = Grant { scope_uid, rules, tools };
+    let role = name_of_role(&task.spec.scope, &grant);
     let mut steps = vec![];
-    if !rules.is_empty() {
-        steps.push(Step::EnsureRole(rules.clone()));
+    if role.is_some() {
+        steps.push(Step::EnsureRole(grant.clone()));
     }
     steps.push(Step::EnsureServiceAccount);
-    if !rules.is_empty() {
-        steps.push(Step::EnsureBinding);
-    }
+    steps.extend(role.map(Step::EnsureBinding));
     steps.push(Step::EnsureSecret);
     let fill = fill(&credentials, |_| true, longest_token(task, observed, now));
     if fill != Fill::default() {
@@ -301,9 +320,7 @@ fn issue(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Times
     status.phase = Some(Phase::Active);
     status.reason = Some(because.reason.to_string());
     status.started_at = Some(Time(now));
-    let scope_uid = observed.scope.and_then(ResourceExt::uid).unwrap_or_default();
-    let tools = observed.scope.map(|scope| scope.spec.tools.clone()).unwrap_or_default();
-    status.grant = Some(Grant { scope_uid, rules, tools });
+    status.grant = Some(grant);
     status.accepted_risks = risks;
     let mut conditions = Conditions::from(&status.conditions);
     set(&mut conditions, task, "Ready", true, &because, now);
@@ -353,17 +370,19 @@ fn keep(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Timest
         (false, true) => vec![Step::EnsureServiceAccount],
         (false, false) => vec![Step::RestoreServiceAccount(fill.clone())],
     };
-    steps.extend(mend(&rules, observed.owned));
+    let left = Grant { rules, ..grant.clone() };
+    let owned = if left == grant { observed.owned } else { observed.owned.of_another_grant() };
+    steps.extend(mend(&task.spec.scope, &left, owned));
     if due {
         steps.extend([Step::EnsureSecret, Step::Fill(fill)]);
     }
-    if rules == grant.rules {
+    if left == grant {
         return Plan { steps, status: Some(status), ..idle(task) };
     }
     let message = format!("TaskScope `{}` shrank, and the task's authority with it", task.spec.scope);
     let because = Because::new(Reason::Narrowed, message);
     let mut status = status;
-    status.grant = Some(Grant { rules, ..grant });
+    status.grant = Some(left);
     status.reason = Some(because.reason.to_string());
     Plan { steps, status: Some(status), report: Some(Report { warning: true, because }), ..idle(task) }
 }
@@ -389,20 +408,27 @@ fn shrink(granted: &[KubernetesRule], held: &std::collections::BTreeSet<crate::a
     .collect()
 }
 
-/// Steps that bring Role and RoleBinding back to what was granted.
-fn mend(rules: &[KubernetesRule], owned: Owned) -> Vec<Step> {
+impl Owned {
+    /// What the same is, seen from a grant that was not looked at.
+    fn of_another_grant(self) -> Self {
+        let bound = if self.bound == Bound::Nothing { Bound::Nothing } else { Bound::Otherwise };
+        Self { role: None, bound, ..self }
+    }
+}
+
+/// Steps that bring Role and RoleBinding to what is granted.
+fn mend(scope: &str, grant: &Grant, owned: Owned) -> Vec<Step> {
+    let Some(role) = name_of_role(scope, grant) else {
+        return if owned.bound == Bound::Nothing { vec![] } else { vec![Step::Take(Object::Binding)] };
+    };
     let mut steps = vec![];
-    if rules.is_empty() {
-        if owned.binding || owned.role.is_some() {
-            steps.extend([Step::Take(Object::Binding), Step::Take(Object::Role)]);
-        }
-    } else {
-        if owned.role != Some(digest(rules)) {
-            steps.push(Step::EnsureRole(rules.to_vec()));
-        }
-        if !owned.binding {
-            steps.push(Step::EnsureBinding);
-        }
+    if owned.role != Some(digest(&grant.rules)) {
+        steps.push(Step::EnsureRole(grant.clone()));
+    }
+    match owned.bound {
+        Bound::AsGranted => {}
+        Bound::Nothing => steps.push(Step::EnsureBinding(role)),
+        Bound::Otherwise => steps.push(Step::Rebind(role)),
     }
     steps
 }
@@ -457,6 +483,46 @@ pub fn renewal(task: &AgentTask, issued: &IssuedCredential) -> Option<Timestamp>
     issued.issued_at.0.checked_add(wait).ok()
 }
 
+/// Name of the Role that holds a grant of the scope of this name; none where it holds no rules.
+/// Tasks to which one scope grants the same share it, and no two grants have the same.
+#[must_use]
+pub fn name_of_role(scope: &str, grant: &Grant) -> Option<String> {
+    // What may be called stands in no Role.
+    let Grant { scope_uid, rules, tools: _ } = grant;
+    let mut hash = Sha256::new();
+    hash.update((scope_uid.len() as u64).to_be_bytes());
+    hash.update(scope_uid);
+    take_in(&mut hash, &rules.iter().map(PolicyRule::from).collect::<Vec<_>>());
+    let content = hash.finalize().first_chunk().copied()?;
+    (!rules.is_empty()).then(|| names::of_scope(scope, &content))
+}
+
+/// What a scope grants to a task that is not narrowed; nothing once it is being deleted.
+#[must_use]
+pub fn of_scope(scope: &TaskScope) -> Grant {
+    let is_deleted = scope.metadata.deletion_timestamp.is_some();
+    let rules = if is_deleted { vec![] } else { scope.spec.kubernetes.rules.clone() };
+    Grant { scope_uid: scope.uid().unwrap_or_default(), rules, tools: scope.spec.tools.clone() }
+}
+
+/// Name of the Role that a running task is bound to.
+#[must_use]
+pub fn role_of(task: &AgentTask) -> Option<String> {
+    let grant = task.status.as_ref().filter(|_| is_active(task))?.grant.as_ref()?;
+    name_of_role(&task.spec.scope, grant)
+}
+
+/// Name of the Role that a task of this scope is bound to, or may be at any moment.
+#[must_use]
+pub fn role_needed_by(task: &AgentTask, scope: &TaskScope) -> Option<String> {
+    if is_over(task) || is_active(task) {
+        return role_of(task);
+    }
+    let whole = of_scope(scope);
+    let narrowed = task.spec.narrow.as_ref().and_then(|narrow| narrow.rules.clone());
+    name_of_role(&task.spec.scope, &Grant { rules: narrowed.unwrap_or(whole.rules), ..whole })
+}
+
 /// Digest of the rules of a Role, by which a change made by somebody else is seen.
 #[must_use]
 pub fn digest(rules: &[KubernetesRule]) -> u64 {
@@ -467,6 +533,12 @@ pub fn digest(rules: &[KubernetesRule]) -> u64 {
 #[must_use]
 pub fn digest_of_role(rules: &[PolicyRule]) -> u64 {
     let mut hash = Sha256::new();
+    take_in(&mut hash, rules);
+    let bytes: [u8; 32] = hash.finalize().into();
+    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+fn take_in(hash: &mut Sha256, rules: &[PolicyRule]) {
     for PolicyRule { api_groups, resources, resource_names, verbs, non_resource_urls } in rules {
         for list in [api_groups, resources, resource_names, &Some(verbs.clone()), non_resource_urls] {
             for item in list.iter().flatten() {
@@ -476,8 +548,6 @@ pub fn digest_of_role(rules: &[PolicyRule]) -> u64 {
             hash.update([0xff; 9]); // longer than any length: ends a list
         }
     }
-    let bytes: [u8; 32] = hash.finalize().into();
-    bytes.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// The status as it stands, with what never depends on the steps.

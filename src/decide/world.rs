@@ -82,7 +82,7 @@ pub struct Task {
     pub scope: String,
     /// Where it stands.
     pub phase: Phase,
-    /// Name of its ServiceAccount, Role, RoleBinding and Secret.
+    /// Name of its ServiceAccount, RoleBinding and Secret.
     pub owns: String,
     /// When it ends by itself.
     pub deadline: Timestamp,

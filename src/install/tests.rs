@@ -175,18 +175,32 @@ fn nobody_is_given_cluster_policies_or_the_right_to_act_for_others() {
 fn nothing_of_an_installation_bears_a_name_kept_for_tasks() {
     for object in install().objects() {
         let name = object["metadata"]["name"].as_str().unwrap();
-        assert!(!name.starts_with("mandate-task-") && !name.starts_with("mandate-agent-"), "{name}");
+        assert!(["mandate-task-", "mandate-agent-", "mandate-scope-"].iter().all(|prefix| !name.starts_with(prefix)), "{name}");
     }
 }
 
 #[test]
 fn every_policy_fails_closed_and_is_bound_to_deny() {
     let policies = install().policies();
-    assert_eq!(policies.len(), 18);
+    assert_eq!(policies.len(), 20);
     for pair in policies.chunks(2) {
-        assert_eq!(pair[0]["spec"]["failurePolicy"], "Fail");
-        assert_eq!(pair[1]["spec"], json!({"policyName": pair[0]["metadata"]["name"], "validationActions": ["Deny"]}));
+        let mut bound = json!({"policyName": pair[0]["metadata"]["name"], "validationActions": ["Deny"]});
+        if pair[0]["spec"].get("paramKind").is_some() {
+            let of_scopes = json!({"matchExpressions": [{"key": "mandate.dev/scope", "operator": "Exists"}]});
+            bound["paramRef"] = json!({"selector": of_scopes, "parameterNotFoundAction": "Allow"});
+        }
+        assert_eq!((&pair[0]["spec"]["failurePolicy"], &pair[1]["spec"]), (&json!("Fail"), &bound));
     }
+}
+
+#[test]
+fn a_role_is_held_to_the_same_ceiling_when_it_is_written_and_when_it_is_bound() {
+    let policies = install().policies();
+    let variables = |name: &str| named(&policies, "ValidatingAdmissionPolicy", name)["spec"]["variables"].to_string();
+    assert_eq!(
+        variables("mandate-controller-roles").replace("object.?", "params.?"),
+        variables("mandate-controller-bound-roles")
+    );
 }
 
 #[test]

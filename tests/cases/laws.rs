@@ -8,7 +8,7 @@ use mandate::api::{
     AgentIdentity, AgentTask, Duration, IssuedCredential, KubernetesRule, Permission, Phase, TaskScope, covers, permissions,
 };
 use mandate::decide::check::{Because, Reason};
-use mandate::decide::grant::{Fill, Object, Observed, Owned, Plan, Step, digest, plan, settle};
+use mandate::decide::grant::{Bound, Fill, Object, Observed, Owned, Plan, Step, digest, name_of_role, plan, role_of, settle};
 use mandate::decide::world::deadline;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -167,8 +167,9 @@ fn task() -> impl Strategy<Value = AgentTask> {
 }
 
 fn scene() -> impl Strategy<Value = Scene> {
-    let owned = (any::<bool>(), prop::option::of(0u64..3), any::<bool>());
-    let owned = owned.prop_map(|(service_account, role, binding)| Owned { service_account, role, binding });
+    let bound = select(vec![Bound::Nothing, Bound::AsGranted, Bound::Otherwise]);
+    let owned = (any::<bool>(), prop::option::of(0u64..3), bound);
+    let owned = owned.prop_map(|(service_account, role, bound)| Owned { service_account, role, bound });
     let no = Because::new(Reason::ScopeNotAllowed, "no");
     let answer = select(vec![None, Some(Ok(())), Some(Ok(())), Some(Err(no))]);
     let most = select(vec![1, 600, 3600, 86_400]).prop_map(Duration::from_secs);
@@ -182,7 +183,8 @@ fn gives(step: &Step) -> bool {
         Step::EnsureRole(_)
         | Step::EnsureServiceAccount
         | Step::RestoreServiceAccount(_)
-        | Step::EnsureBinding
+        | Step::EnsureBinding(_)
+        | Step::Rebind(_)
         | Step::EnsureSecret
         | Step::Fill(_) => true,
         Step::Take(_) | Step::Release | Step::Forget => false,
@@ -228,13 +230,13 @@ fn carry_out(scene: &mut Scene, plan: Plan, now: Timestamp) {
     let mut issued = vec![];
     for step in &plan.steps {
         match step {
-            Step::EnsureRole(rules) => scene.owned.role = Some(digest(rules)),
+            Step::EnsureRole(grant) => scene.owned.role = Some(digest(&grant.rules)),
             Step::EnsureServiceAccount | Step::RestoreServiceAccount(_) => scene.owned.service_account = true,
-            Step::EnsureBinding => scene.owned.binding = true,
-            Step::Take(Object::Binding) => scene.owned.binding = false,
-            Step::Take(Object::Role) => scene.owned.role = None,
+            Step::EnsureBinding(_) | Step::Rebind(_) => scene.owned.bound = Bound::AsGranted,
+            Step::Take(Object::Binding) => scene.owned.bound = Bound::Nothing,
             Step::Take(Object::ServiceAccount) => scene.owned.service_account = false,
-            Step::EnsureSecret | Step::Fill(_) | Step::Take(Object::Secret) | Step::Release | Step::Forget => {}
+            // The Role is the scope's, and stays.
+            Step::EnsureSecret | Step::Fill(_) | Step::Take(Object::Role | Object::Secret) | Step::Release | Step::Forget => {}
         }
         issued.extend(fill(step).into_iter().flat_map(|fill| &fill.mint).map(|mint| IssuedCredential {
             name: mint.name.clone(),
@@ -348,7 +350,7 @@ proptest! {
         let before = scene.task.status.clone().unwrap_or_default();
         let is_active = before.phase == Some(Phase::Active);
         let before = before.grant.map(|grant| spelled_out(&grant.rules)).unwrap_or_default();
-        let role = plan.steps.iter().find_map(|step| if let Step::EnsureRole(rules) = step { Some(rules) } else { None });
+        let role = plan.steps.iter().find_map(|step| if let Step::EnsureRole(grant) = step { Some(&grant.rules) } else { None });
         let granted = plan.status.as_ref().filter(|status| status.phase == Some(Phase::Active)).and_then(|status| status.grant.as_ref()).map(|grant| &grant.rules);
         for rules in role.into_iter().chain(granted) {
             let rules = spelled_out(rules);
@@ -361,6 +363,25 @@ proptest! {
             prop_assert!(mint.audience.as_ref().is_none_or(|audience| audiences.contains(audience)), "{mint:?}");
         }
         prop_assert!(plan.steps.iter().filter_map(fill).all(|fill| fill.copy.is_empty()), "no policy allows a static secret");
+    }
+
+    #[test]
+    fn a_task_is_bound_to_what_it_is_granted_and_to_nothing_else(scene in scene(), now in time()) {
+        let plan = scene.plan(at(now));
+        let granted = plan.status.as_ref().and_then(|status| status.grant.as_ref()).and_then(|grant| name_of_role("read", grant));
+        for step in &plan.steps {
+            match step {
+                Step::EnsureBinding(role) | Step::Rebind(role) => prop_assert_eq!(Some(role), granted.as_ref()),
+                Step::EnsureRole(grant) => prop_assert_eq!(name_of_role("read", grant), granted.clone()),
+                _ => {}
+            }
+        }
+        // Whoever is granted less than before is not left bound to what it had.
+        let runs = plan.status.as_ref().is_some_and(|status| status.phase == Some(Phase::Active));
+        if runs && role_of(&scene.task).is_some_and(|before| Some(before) != granted) && scene.owned.bound != Bound::Nothing {
+            let lets_go = |step: &Step| matches!(step, Step::Rebind(_) | Step::Take(Object::Binding));
+            prop_assert!(plan.steps.iter().any(lets_go), "{plan:?}");
+        }
     }
 
     #[test]
@@ -391,7 +412,7 @@ proptest! {
             prop_assert!(next > now, "again at {next}, which is not after {now}");
             now = next;
         }
-        prop_assert_eq!(scene.owned, Owned::default());
+        prop_assert_eq!(Owned { role: None, ..scene.owned }, Owned::default());
         prop_assert_eq!(now, at(life) + SignedDuration::from_hours(1));
         let credentials = scene.task.status.unwrap().credentials;
         prop_assert!(credentials.is_empty() == (fills == 0) && credentials.iter().all(|issued| issued.expires_at.as_ref().unwrap().0 >= at(life)));

@@ -7,12 +7,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
-use mandate::api::{AgentTask, Phase};
+use mandate::api::{AgentTask, Phase, TaskScope};
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
@@ -22,22 +23,21 @@ use crate::gate::{Fault, Gate, Then, When};
 use crate::place::{CEILING, LIMIT, Outcome, Place, now, rule, send, status, until};
 use crate::schemas::Schemas;
 
-/// Every write until a task with rules and a token for somebody else is ready.
-const START: [&str; 9] = [
+/// Every write until a task with rules and a token for somebody else is ready, but for its scope's
+/// Role, which the first such task makes.
+const START: [&str; 8] = [
     "PATCH agenttasks/status",
     "PATCH secrets",
     "POST events",
     "POST rolebindings",
-    "POST roles",
     "POST secrets",
     "POST serviceaccounts",
     "POST serviceaccounts/token",
     "POST serviceaccounts/token",
 ];
 /// Every write until it has ended.
-const END: [&str; 7] = [
+const END: [&str; 6] = [
     "DELETE rolebindings",
-    "DELETE roles",
     "DELETE secrets",
     "DELETE serviceaccounts",
     "PATCH agenttasks/status",
@@ -45,12 +45,15 @@ const END: [&str; 7] = [
     "POST events",
 ];
 /// Every write until it is gone, where it is deleted.
-const DELETION: [&str; 6] =
-    ["DELETE rolebindings", "DELETE roles", "DELETE secrets", "DELETE serviceaccounts", "PATCH agenttasks", "PATCH secrets"];
+const DELETION: [&str; 5] =
+    ["DELETE rolebindings", "DELETE secrets", "DELETE serviceaccounts", "PATCH agenttasks", "PATCH secrets"];
 
 /// One namespace for each test.
-const NAMESPACES: [&str; 11] = [
+const NAMESPACES: [&str; 14] = [
     "writes",
+    "role",
+    "shrink",
+    "older",
     "start",
     "start-end",
     "start-deleted",
@@ -231,6 +234,114 @@ async fn killed_at_any_write_of_a_start_the_controller_finishes_it_when_it_comes
 }
 
 #[tokio::test]
+async fn killed_while_it_makes_the_role_of_a_scope_the_controller_finishes_when_it_comes_back() -> Outcome {
+    let mut scene = Scene::set("role").await?;
+    for (scope, when) in [("before", When::Before), ("after", When::After)] {
+        let tasks = [format!("{scope}-1"), format!("{scope}-2")];
+        try_join_all(tasks.iter().map(|task| scene.place.ask(task, scope, json!({"agent": "bot"})))).await?;
+        // The text of nothing else that is written has this in it before the Role stands.
+        scene.gate.arm([(format!("mandate-scope-{scope}-"), Fault { write: 1, when, then: Then::Silence })]);
+        scene.place.scope_to_read(scope).await?;
+        scene.die().await?;
+        scene.restart().await?;
+        for task in &tasks {
+            let task = scene.place.active(task).await?;
+            assert_eq!(scene.place.bearer(&task).await?.get("ledger").await, 200, "{}", task.name_any());
+        }
+        scene.end(&tasks).await?;
+    }
+    scene.all_in(Phase::Ended).await?;
+    scene.nothing_is_left_of(4).await?;
+    Ok(())
+}
+
+/// Every write until a task whose scope shrank holds less.
+const SHRINKING: [&str; 4] = ["DELETE rolebindings", "PATCH agenttasks/status", "POST events", "POST rolebindings"];
+
+#[tokio::test]
+async fn killed_at_any_write_by_which_a_task_shrinks_the_controller_finishes_it_when_it_comes_back() -> Outcome {
+    let mut scene = Scene::set("shrink").await?;
+    let rules = |names: &[&str]| json!({"spec": {"kubernetes": {"rules": names.iter().map(|name| rule("get", "configmaps", &[name])).collect::<Vec<_>>()}}});
+    scene.place.change::<TaskScope>("both", rules(&["ledger", "report"])).await?;
+    let faults = faults(SHRINKING.len(), Then::Silence);
+    let tasks = names(&faults);
+    scene.ask(&tasks, "10m").await?;
+    scene.all_work(&tasks).await?;
+    let mut bearers = vec![];
+    for task in &tasks {
+        bearers.push(scene.place.bearer(&scene.place.active(task).await?).await?);
+        assert_eq!(bearers[bearers.len() - 1].get("report").await, 200, "{task}");
+    }
+    scene.gate.arm(faults);
+    scene.place.change::<TaskScope>("both", rules(&["ledger"])).await?;
+    scene.die().await?;
+    scene.restart().await?;
+    for (task, bearer) in tasks.iter().zip(&bearers) {
+        scene.place.with_reason(task, "Narrowed").await?;
+        until(&format!("{task} to hold what is left"), || async {
+            (bearer.get("report").await == 403 && bearer.get("ledger").await == 200).then_some(())
+        })
+        .await?;
+    }
+    let role = scene.place.role_of_scope("both").await?;
+    scene.place.roles_are([role.as_str()]).await?;
+    scene.end(&tasks).await?;
+    scene.all_in(Phase::Ended).await?;
+    scene.nothing_is_left_of(2 * tasks.len()).await?;
+    Ok(())
+}
+
+/// A task as a version of Mandate has left it in which each had a Role of its own.
+async fn make_older(place: &Place<'_>, task: &AgentTask) -> Result<()> {
+    let controller = place.bed.token_client(&place.bed.service_account_token(NAMESPACE, "mandate-controller").await?)?;
+    let owns = status(task).service_account.context("a ServiceAccount")?;
+    let bindings: Api<RoleBinding> = Api::namespaced(controller.clone(), &place.namespace);
+    let mut binding = bindings.get(&owns).await?;
+    let meta = ObjectMeta { resource_version: None, uid: None, managed_fields: None, ..binding.metadata.clone() };
+    let shared = place.api::<Role>().get(&binding.role_ref.name).await?;
+    let role = Role { metadata: meta.clone(), rules: shared.rules };
+    Api::<Role>::namespaced(controller, &place.namespace).create(&PostParams::default(), &role).await?;
+    bindings.delete(&owns, &DeleteParams::default()).await?;
+    binding.metadata = meta;
+    binding.role_ref.name = owns;
+    bindings.create(&PostParams::default(), &binding).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_task_with_a_role_of_its_own_goes_on_when_a_controller_comes_that_gives_none() -> Outcome {
+    let mut scene = Scene::set("older").await?;
+    let both = json!([rule("get", "configmaps", &["ledger"]), rule("get", "configmaps", &["report"])]);
+    scene.place.scope("wide", json!({"kubernetes": {"rules": both}})).await?;
+    let tasks = [scene.place.start("kept", "both", json!({})).await?, scene.place.start("shrunk", "wide", json!({})).await?];
+    scene.mandate.controller.kill9().await?;
+    let mut before = vec![];
+    for task in &tasks {
+        make_older(&scene.place, task).await?;
+        before.push(scene.place.api::<RoleBinding>().get(&status(task).service_account.unwrap_or_default()).await?);
+    }
+    assert_eq!(scene.place.owned().await?.len(), 8, "four of each task");
+    scene.restart().await?;
+    // Somebody is served, so everybody was looked at.
+    scene.place.start("later", "both", json!({})).await?;
+    let [kept, shrunk] = [scene.place.bearer(&tasks[0]).await?, scene.place.bearer(&tasks[1]).await?];
+    assert_eq!((kept.get("ledger").await, shrunk.get("report").await), (200, 200));
+    for binding in &before {
+        let now = scene.place.api::<RoleBinding>().get(&binding.name_any()).await?;
+        assert_eq!(now.metadata.uid, binding.metadata.uid, "it was bound anew");
+    }
+    let less = json!({"spec": {"kubernetes": {"rules": [rule("get", "configmaps", &["ledger"])]}}});
+    scene.place.change::<TaskScope>("wide", less).await?;
+    scene.place.with_reason("shrunk", "Narrowed").await?;
+    assert_eq!((shrunk.get("ledger").await, shrunk.get("report").await), (200, 403));
+    let names = ["kept", "shrunk", "later"].map(str::to_owned);
+    scene.end(&names).await?;
+    scene.all_in(Phase::Ended).await?;
+    scene.nothing_is_left_of(3).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_task_that_is_ended_while_its_start_was_cut_short_leaves_nothing() -> Outcome {
     let mut scene = Scene::set("start-end").await?;
     let faults = faults(START.len(), Then::Silence);
@@ -325,7 +436,7 @@ async fn tasks_whose_time_ran_out_while_no_controller_ran_all_end_when_one_is_ba
     let last = all.iter().filter_map(|task| status(task).expires_at).max().map(|at| at.0);
     until("the last deadline to pass", || async { last.is_some_and(|last| now() > last).then_some(()) }).await?;
     // Nobody was there to take anything back.
-    assert_eq!(scene.place.owned().await?.len(), 4 * tasks.len());
+    assert_eq!(scene.place.owned().await?.len(), 3 * tasks.len());
     scene.restart().await?;
     let back = Instant::now();
     scene.all_in(Phase::Ended).await?;

@@ -16,12 +16,13 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt as _};
 use mandate::api::{AgentTask, ClusterAgentPolicy, Phase, TaskScope, names};
+use mandate::decide::grant;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::bed::mandate::Mandate;
 use crate::bed::{Bed, Call};
-use crate::place::{CEILING, Outcome, Place, Reply, code, condition, merge, refusal, rule, send, status, until};
+use crate::place::{CEILING, Outcome, Place, Reply, code, condition, merge, refusal, role_of, rule, send, status, until};
 
 const TASKS: &str = "mandate.dev/v1alpha1";
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
@@ -245,9 +246,9 @@ async fn what_a_task_holds_is_written_by_nobody_but_mandate() -> Outcome {
     let (place, mallory) = hers().await?;
     let task = place.start("task", "read", json!({})).await?;
     let (name, bearer) = (owns(&task), place.bearer(&task).await?);
-    let roles: Api<Role> = Api::namespaced(mallory.clone(), &place.namespace);
+    let (roles, role): (Api<Role>, _) = (Api::namespaced(mallory.clone(), &place.namespace), role_of(&task));
     let wider = json!({"rules": [rule("get", "configmaps", &[])]});
-    refused(roles.patch(&name, &PatchParams::default(), &merge_patch(wider.clone())).await, "cannot patch resource \"roles\"");
+    refused(roles.patch(&role, &PatchParams::default(), &merge_patch(wider.clone())).await, "cannot patch resource \"roles\"");
     // With the right to write Roles too, as an `admin` of the namespace has it.
     place.allow("mallory", &json!([
         {"apiGroups": ["mandate.dev"], "resources": ["taskscopes"], "verbs": ["use"]},
@@ -255,13 +256,14 @@ async fn what_a_task_holds_is_written_by_nobody_but_mandate() -> Outcome {
     ])).await?;
     place.until_allowed("mallory", &rule("patch", "roles.rbac.authorization.k8s.io", &[]), true).await?;
     let policy = "mandate-reserved-names";
-    refused(roles.patch(&name, &PatchParams::default(), &merge_patch(wider)).await, policy);
+    refused(roles.patch(&role, &PatchParams::default(), &merge_patch(wider)).await, policy);
     let bindings: Api<RoleBinding> = Api::namespaced(mallory.clone(), &place.namespace);
     let her_too = json!({"subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "mallory"}]});
     refused(bindings.patch(&name, &PatchParams::default(), &merge_patch(her_too)).await, policy);
     // Without its owner it would be nobody's to take back; with a finalizer it would stay.
     for meta in [json!({"ownerReferences": null}), json!({"finalizers": ["example.com/held"]})] {
         let change = merge_patch(json!({"metadata": meta}));
+        refused(roles.patch(&role, &PatchParams::default(), &change).await, "mandate-");
         refused(bindings.patch(&name, &PatchParams::default(), &change).await, "mandate-");
         let accounts: Api<ServiceAccount> = Api::namespaced(mallory.clone(), &place.namespace);
         refused(accounts.patch(&name, &PatchParams::default(), &change).await, "mandate-");
@@ -362,7 +364,7 @@ async fn a_task_that_is_deleted_so_that_it_orphans_still_loses_its_authority() -
     let bearers = [place.bearer(&all[0]).await?, place.bearer(&all[1]).await?];
     // The API server takes up a policy a moment after an installation.
     let roles: Api<Role> = Api::namespaced(kubernetes(&place)?, &place.namespace);
-    let (role, orphan) = (owns(&all[0]), merge_patch(json!({"metadata": {"ownerReferences": null}})));
+    let (role, orphan) = (role_of(&all[0]), merge_patch(json!({"metadata": {"ownerReferences": null}})));
     let dry = PatchParams { dry_run: true, ..PatchParams::default() };
     place.refused("to orphan a Role", || roles.patch(&role, &dry, &orphan)).await?;
 
@@ -382,7 +384,7 @@ async fn a_task_that_is_deleted_so_that_it_orphans_still_loses_its_authority() -
         all.iter().all(|task| tried(task, &calls)).then_some(())
     })
     .await?;
-    assert_eq!(place.owned().await?.len(), 8);
+    assert_eq!(place.owned().await?.len(), 6);
     mandate.restart_controller().await?;
     for bearer in &bearers {
         bearer.loses("ledger").await?;
@@ -442,7 +444,6 @@ async fn what_stands_where_a_tasks_would_stand_is_neither_changed_nor_deleted() 
     let role_ref = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "of-alice"});
     let kinds = [
         ("v1", "serviceaccounts", json!({})),
-        (RBAC, "roles", json!({"rules": [rule("list", "configmaps", &[])]})),
         (RBAC, "rolebindings", json!({"roleRef": role_ref, "subjects": []})),
         ("v1", "secrets", json!({"type": "Opaque", "stringData": {"theirs": "kept"}})),
         ("v1", "secrets", json!({"type": names::SECRET_TYPE, "stringData": {"theirs": "kept"}})),
@@ -484,6 +485,112 @@ async fn what_stands_where_a_tasks_would_stand_is_neither_changed_nor_deleted() 
     // What was made before the foreign object was met is gone again: only the foreign are left.
     let labelled = stand.iter().filter(|(_, form, ..)| *form != "bare").count();
     assert_eq!(place.owned().await?.len(), labelled);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_role_of_somebody_else_that_stands_where_a_scopes_would_is_neither_used_nor_changed() -> Outcome {
+    let (place, mallory) = hers().await?;
+    let (kubernetes, path) = (kubernetes(&place)?, place.path(RBAC, "roles"));
+    let ledger = place.api::<ConfigMap>().get("ledger").await?.uid().context("a UID")?;
+    let rules = json!({"kubernetes": {"rules": [rule("get", "configmaps", &["ledger"])]}});
+    for number in 0..4 {
+        let name = format!("scope-{number}");
+        place.scope(&name, json!({})).await?;
+        let mut to_come = place.api::<TaskScope>().get(&name).await?;
+        to_come.spec.kubernetes = serde_json::from_value(rules["kubernetes"].clone())?;
+        let role = grant::name_of_role(&name, &grant::of_scope(&to_come)).context("a Role")?;
+        let labels = json!({names::MANAGED_BY: names::MANAGER, names::SCOPE_LABEL: name});
+        let another = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "ledger", "uid": ledger, "controller": true});
+        let second = json!({"apiVersion": TASKS, "kind": "TaskScope", "name": name, "uid": to_come.uid()});
+        let (form, meta) = [
+            ("bare", json!({})),
+            ("labelled", json!({"labels": labels})),
+            ("owned by another", json!({"labels": labels, "ownerReferences": [another]})),
+            ("owned by another first", json!({"labels": labels, "ownerReferences": [another, second]})),
+        ][number]
+            .clone();
+        // It holds just what the scope grants, so that only whose it is can tell.
+        let mut object = json!({"metadata": {"name": role}, "rules": rules["kubernetes"]["rules"]});
+        merge(&mut object, json!({"metadata": meta}));
+        assert_eq!(send(&mallory, "POST", &path, &object).await?.code, 403, "mallory makes one that is {form}");
+        let made = send(&kubernetes, "POST", &path, &object).await?;
+        assert_eq!(made.code, 201, "{form}: {made:?}");
+        place.change::<TaskScope>(&name, json!({"spec": rules})).await?;
+
+        let start = format!("task-{number}");
+        place.ask_as(&mallory, &start, &name, json!({}), false).await?;
+        let task = place.in_phase(&start, Phase::Refused).await.with_context(|| form.to_owned())?;
+        assert_eq!(condition(&task, "Stalled").as_deref(), Some("True NameTaken"), "{form}");
+        let words = status(&task).conditions.into_iter().find(|c| c.type_ == "Ready").map(|c| c.message).unwrap_or_default();
+        assert!(words.contains(&role) && words.contains("is left alone"), "{words}");
+        // Nor is it taken away when the scope lets go of it, or of the task.
+        place.change::<TaskScope>(&name, json!({"spec": {"kubernetes": null}})).await?;
+        tasks(&mallory, &place).delete(&start, &DeleteParams::background()).await?;
+        let now = send(&place.admin, "GET", &format!("{path}/{role}"), &Value::Null).await?;
+        assert_eq!(now.body["metadata"]["resourceVersion"], made.body["metadata"]["resourceVersion"], "{form}: {now:?}");
+        // Once it is gone the scope serves.
+        kubernetes_deletes(&place, &role).await?;
+        place.change::<TaskScope>(&name, json!({"spec": rules})).await?;
+        place.start(&format!("again-{number}"), &name, json!({})).await?;
+    }
+    Ok(())
+}
+
+async fn kubernetes_deletes(place: &Place<'_>, role: &str) -> Result<()> {
+    Api::<Role>::namespaced(kubernetes(place)?, &place.namespace).delete(role, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+/// Whose it is does not tell what it holds.
+#[tokio::test]
+async fn a_role_that_is_made_to_look_like_a_scopes_own_holds_what_the_scope_grants_before_it_is_bound() -> Outcome {
+    let (place, mallory) = hers().await?;
+    place.scope("planned", json!({})).await?;
+    let mut to_come = place.api::<TaskScope>().get("planned").await?;
+    let rules = json!({"kubernetes": {"rules": [rule("get", "configmaps", &["ledger"])]}});
+    to_come.spec.kubernetes = serde_json::from_value(rules["kubernetes"].clone())?;
+    let role = grant::name_of_role("planned", &grant::of_scope(&to_come)).context("a Role")?;
+    let owner = json!([{"apiVersion": TASKS, "kind": "TaskScope", "name": "planned", "uid": to_come.uid(), "controller": true}]);
+    let meta = json!({"name": role, "labels": {names::MANAGED_BY: names::MANAGER, names::SCOPE_LABEL: "planned"}, "ownerReferences": owner});
+    let wide = json!({"metadata": meta, "rules": [rule("get", "configmaps", &[])]});
+    let made = send(&kubernetes(&place)?, "POST", &place.path(RBAC, "roles"), &wide).await?;
+    assert_eq!(made.code, 201, "{made:?}");
+    place.change::<TaskScope>("planned", json!({"spec": rules})).await?;
+    place.ask_as(&mallory, "task", "planned", json!({}), false).await?;
+    let bearer = place.bearer(&place.active("task").await?).await?;
+    assert_eq!((bearer.get("ledger").await, bearer.get("report").await), (200, 403));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_role_that_loses_its_labels_gets_them_back() -> Outcome {
+    let (place, _) = hers().await?;
+    let role = role_of(&place.start("task", "read", json!({})).await?);
+    let roles: Api<Role> = Api::namespaced(kubernetes(&place)?, &place.namespace);
+    roles.patch(&role, &PatchParams::default(), &merge_patch(json!({"metadata": {"labels": null}}))).await?;
+    place.roles_are([role.as_str()]).await?;
+    Ok(())
+}
+
+/// Kubernetes' garbage collector would take the owner off the Roles too.
+#[tokio::test]
+async fn a_scope_that_is_deleted_so_that_it_orphans_still_ends_its_tasks_and_goes() -> Outcome {
+    let (place, _) = hers().await?;
+    let bearer = place.bearer(&place.start("task", "read", json!({})).await?).await?;
+    let scopes: Api<TaskScope> = place.api();
+    scopes.delete("read", &DeleteParams::orphan()).await?;
+    bearer.loses("ledger").await?;
+    let task = place.in_phase("task", Phase::Ended).await?;
+    assert_eq!(status(&task).reason.as_deref(), Some("ScopeDeleted"));
+    place.nothing_left().await?;
+    place.roles_are([]).await?;
+    place
+        .bed
+        .wait("the scope to be gone", Duration::from_secs(120), || async {
+            scopes.get_opt("read").await.ok()?.is_none().then_some(())
+        })
+        .await?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! around it, and what one can ask of a token.
 #![allow(dead_code, reason = "words for tests to come; each is small")]
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +16,8 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
-use mandate::api::{AgentIdentity, AgentTask, AgentTaskStatus, Phase};
+use mandate::api::{AgentIdentity, AgentTask, AgentTaskStatus, Phase, TaskScope};
+use mandate::decide::grant;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -303,7 +305,8 @@ impl<'a> Place<'a> {
         Ok(Bearer { client: self.bed.token_client(&token)?, namespace: self.namespace.clone(), token })
     }
 
-    /// The ServiceAccounts, Roles, RoleBindings and Secrets that tasks own here, as `Kind/name`.
+    /// The ServiceAccounts, RoleBindings and Secrets that tasks own here, and Roles such as they
+    /// had before they shared those of their scopes, as `Kind/name`.
     pub async fn owned(&self) -> Result<Vec<String>> {
         let mut all = vec![];
         self.owned_of::<ServiceAccount>(&mut all).await?;
@@ -317,10 +320,34 @@ impl<'a> Place<'a> {
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
     {
-        let of_tasks = ListParams::default().labels("app.kubernetes.io/managed-by=mandate,!mandate.dev/agent");
+        let of_tasks = ListParams::default().labels("app.kubernetes.io/managed-by=mandate,!mandate.dev/agent,!mandate.dev/scope");
         let found = self.api::<K>().list_metadata(&of_tasks).await?;
         all.extend(found.iter().map(|object| format!("{}/{}", K::kind(&()), object.name_any())));
         Ok(())
+    }
+
+    /// The Roles of the scopes here.
+    pub async fn roles(&self) -> Result<BTreeSet<String>> {
+        let of_scopes = ListParams::default().labels("app.kubernetes.io/managed-by=mandate,mandate.dev/scope");
+        Ok(self.api::<Role>().list_metadata(&of_scopes).await?.iter().map(|role| role.name_any()).collect())
+    }
+
+    /// Waits until these Roles of scopes stand here and no others.
+    pub async fn roles_are<const N: usize>(&self, wanted: [&str; N]) -> Result<()> {
+        let wanted: BTreeSet<String> = wanted.map(str::to_owned).into();
+        let look = || async { (self.roles().await.ok()? == wanted).then_some(()) };
+        match until(&format!("the Roles to be {wanted:?}"), look).await {
+            Ok(()) => Ok(()),
+            Err(error) => bail!("{error}; they are {:?}", self.roles().await?),
+        }
+    }
+
+    /// Waits until the Role stands that holds what a scope grants; its name.
+    pub async fn role_of_scope(&self, name: &str) -> Result<String> {
+        let scope = self.api::<TaskScope>().get(name).await?;
+        let role = grant::name_of_role(name, &grant::of_scope(&scope)).context("a scope with rules")?;
+        until(&format!("the Role {role}"), || async { self.api::<Role>().get_opt(&role).await.ok()?.map(|_| ()) }).await?;
+        Ok(role)
     }
 
     /// Waits until no task owns anything here.
@@ -451,6 +478,11 @@ pub async fn send(client: &Client, method: &str, path: &str, body: &Value) -> Re
 
 pub fn status(task: &AgentTask) -> AgentTaskStatus {
     task.status.clone().unwrap_or_default()
+}
+
+/// The Role that a running task is bound to.
+pub fn role_of(task: &AgentTask) -> String {
+    grant::role_of(task).unwrap_or_default()
 }
 
 /// The condition of this type, as `status reason`.

@@ -14,7 +14,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt as _};
-use mandate::api::names::SECRET_TYPE;
+use mandate::api::names::{SCOPE_LABEL, SECRET_TYPE};
 use mandate::install::{CONTROLLER, Endpoint, Install, NAMESPACE, SecretSource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -30,6 +30,8 @@ const OTHER: &str = "sales";
 const LEAVING: &str = "leaving";
 /// A RoleBinding to a task's name, made before the policies were.
 const OLD_BINDING: &str = "older-than-mandate";
+/// A Role of a scope, made when the ceiling was higher.
+const OLD_ROLE: &str = "mandate-scope-older";
 
 /// The bed of these tests: the policies would be in the way of others.
 async fn bed() -> &'static Bed {
@@ -48,6 +50,7 @@ async fn start() -> Result<Bed> {
     }
     let subjects = json!([account_subject("mandate-task-older", GUARDED), {"kind": "User", "name": "alice"}]);
     make(&admin, Some(GUARDED), binding(OLD_BINDING, "Role", "some", subjects)).await?;
+    make(&admin, Some(GUARDED), role_of_scope(OLD_ROLE, "secrets", "patch")).await?;
     for (name, kind) in [("open", "Opaque"), ("crm-api", "Opaque")] {
         make(&admin, Some(GUARDED), secret(name, kind)).await?;
     }
@@ -67,12 +70,14 @@ async fn in_force(bed: &Bed) -> Result<()> {
     let mine = json!([account_subject("mandate-task-a", GUARDED)]);
     let mut secrets = role("mandate-task-probe", &["patch"]);
     secrets["rules"][0]["resources"] = json!(["secrets"]);
-    let probes: [(&str, &Client, Value); 7] = [
+    let (probe, own) = ("mandate-task-probe", json!([account_subject("mandate-task-probe", GUARDED)]));
+    let probes: [(&str, &Client, Value); 8] = [
         ("mandate-requesters", &admin, task("probe", Value::Null)),
         ("mandate-controller-secrets", &controller, secret("mandate-task-probe", "Opaque")),
         ("mandate-controller-owned", &controller, account("probe")),
         ("mandate-controller-bindings", &controller, binding("mandate-task-a", "ClusterRole", "mandate-ceiling", mine.clone())),
         ("mandate-controller-roles", &controller, secrets),
+        ("mandate-controller-bound-roles", &controller, binding(probe, "Role", OLD_ROLE, own)),
         ("mandate-reserved-names", &admin, account("mandate-task-probe")),
         ("mandate-reserved-subjects", &admin, binding("probe", "Role", "none", mine)),
     ];
@@ -111,6 +116,13 @@ fn secret(name: &str, kind: &str) -> Value {
 fn role(name: &str, verbs: &[&str]) -> Value {
     let rules = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": verbs}]);
     json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": rules})
+}
+
+fn role_of_scope(name: &str, resource: &str, verb: &str) -> Value {
+    let mut role = role(name, &[verb]);
+    role["metadata"]["labels"] = json!({SCOPE_LABEL: "some"});
+    role["rules"][0]["resources"] = json!([resource]);
+    role
 }
 
 fn binding(name: &str, kind: &str, role: &str, subjects: Value) -> Value {
@@ -306,7 +318,7 @@ async fn the_controller_touches_nothing_that_is_not_a_tasks() {
     make(&admin, Some(GUARDED), account("theirs")).await.unwrap();
     make(&admin, Some(GUARDED), role("theirs", &["get"])).await.unwrap();
     make(&admin, Some(GUARDED), binding("theirs", "Role", "theirs", json!([account_subject("theirs", GUARDED)]))).await.unwrap();
-    let policy = "may write what belongs to tasks and agents only, not `theirs`";
+    let policy = "may write what belongs to tasks, agents and scopes only, not `theirs`";
     let label = || json!({"metadata": {"labels": {"a": "b"}}});
     denied(merge::<ServiceAccount>(&controller, "theirs", label()).await, policy);
     denied(merge::<Role>(&controller, "theirs", label()).await, policy);
@@ -319,7 +331,12 @@ async fn the_controller_touches_nothing_that_is_not_a_tasks() {
     denied(make(&controller, Some(GUARDED), role("mandate-ceiling", &["get"])).await, policy);
     // An agent is bound to no role, ever.
     denied(make(&controller, Some(GUARDED), role("mandate-agent-a", &["get"])).await, policy);
+    // Of a scope there is nothing but Roles.
+    denied(make(&controller, Some(GUARDED), account("mandate-scope-a")).await, policy);
     make(&controller, Some(GUARDED), role("mandate-task-for-agent", &["get"])).await.unwrap();
+    let to_scope = json!([account_subject("mandate-scope-a", GUARDED)]);
+    let bound = make(&controller, Some(GUARDED), binding("mandate-scope-a", "Role", "mandate-task-for-agent", to_scope)).await;
+    denied(bound, "ValidatingAdmissionPolicy 'mandate-controller-");
     let to_agent = json!([account_subject("mandate-agent-a", GUARDED)]);
     let bound = make(&controller, Some(GUARDED), binding("mandate-agent-a", "Role", "mandate-task-for-agent", to_agent)).await;
     // Two policies say no; which one is heard is chance.
@@ -327,16 +344,18 @@ async fn the_controller_touches_nothing_that_is_not_a_tasks() {
 }
 
 #[tokio::test]
-async fn the_controller_binds_a_tasks_own_role_to_the_tasks_own_account_only() {
+async fn the_controller_binds_a_role_of_a_scope_to_the_tasks_own_account_only() {
     let controller = controller().await;
     let name = "mandate-task-bind";
     make(&controller, Some(GUARDED), role(name, &["get"])).await.unwrap();
     make(&controller, Some(GUARDED), role("mandate-task-bind-2", &["get"])).await.unwrap();
     let own = || json!([account_subject(name, GUARDED)]);
-    let role_of_own_name = "must bind the Role of its own name";
+    let role_of_a_scope = "must bind a Role of a scope";
+    make(&bed().await.admin(), Some(GUARDED), role("theirs-to-bind", &["get"])).await.unwrap();
     // It holds the ceiling itself, so that RBAC alone would let it be bound.
-    denied(make(&controller, Some(GUARDED), binding(name, "ClusterRole", "mandate-ceiling", own())).await, role_of_own_name);
-    denied(make(&controller, Some(GUARDED), binding(name, "Role", "mandate-task-bind-2", own())).await, role_of_own_name);
+    denied(make(&controller, Some(GUARDED), binding(name, "ClusterRole", "mandate-ceiling", own())).await, role_of_a_scope);
+    denied(make(&controller, Some(GUARDED), binding(name, "Role", "mandate-task-bind-2", own())).await, role_of_a_scope);
+    denied(make(&controller, Some(GUARDED), binding(name, "Role", "theirs-to-bind", own())).await, role_of_a_scope);
     let account_of_own_name = "the ServiceAccount of its own name and namespace";
     for subjects in [
         json!([]),
@@ -348,9 +367,35 @@ async fn the_controller_binds_a_tasks_own_role_to_the_tasks_own_account_only() {
     ] {
         denied(make(&controller, Some(GUARDED), binding(name, "Role", name, subjects)).await, account_of_own_name);
     }
-    make(&controller, Some(GUARDED), own_binding(name)).await.unwrap();
+    make(&controller, Some(GUARDED), role_of_scope("mandate-scope-bind", "configmaps", "get")).await.unwrap();
+    make(&controller, Some(GUARDED), binding(name, "Role", "mandate-scope-bind", own())).await.unwrap();
     let more = json!({"subjects": [account_subject(name, GUARDED), {"kind": "User", "name": "mallory"}]});
     denied(merge::<RoleBinding>(&controller, name, more).await, account_of_own_name);
+    // As the controller of before does, while an installation is upgraded.
+    make(&controller, Some(GUARDED), own_binding("mandate-task-bind-2")).await.unwrap();
+}
+
+/// A Role of a scope stands for as long as the scope, and the ceiling changes meanwhile.
+#[tokio::test]
+async fn the_controller_binds_no_role_that_the_ceiling_no_longer_holds() {
+    let controller = controller().await;
+    let name = "mandate-task-late";
+    let bind =
+        |role: &str| make(&controller, Some(GUARDED), binding(name, "Role", role, json!([account_subject(name, GUARDED)])));
+    // What it works with itself, so that RBAC would let it.
+    denied(bind(OLD_ROLE).await, "Mandate works with `patch secrets` itself");
+    // What it no longer holds.
+    let kubernetes = bed()
+        .await
+        .user("system:serviceaccount:kube-system:replicaset-controller", &["system:masters", "system:authenticated"])
+        .unwrap();
+    make(&kubernetes, Some(GUARDED), role_of_scope("mandate-scope-lost", "configmaps", "delete")).await.unwrap();
+    denied(bind("mandate-scope-lost").await, "attempting to grant RBAC permissions not currently held");
+    // What does not stand.
+    let missing = bind("mandate-scope-missing").await;
+    assert!(matches!(&missing, Err(kube::Error::Api(status)) if status.code == 404), "{missing:?}");
+    make(&controller, Some(GUARDED), role_of_scope("mandate-scope-held", "configmaps", "get")).await.unwrap();
+    bind("mandate-scope-held").await.unwrap();
 }
 
 #[tokio::test]
@@ -415,7 +460,10 @@ async fn what_a_task_owns_is_orphaned_by_nobody() {
             .await
             .unwrap();
     let references = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "an-owner", "uid": owner["metadata"]["uid"], "controller": true}]);
-    for mut object in [account(name), secret(name, SECRET_TYPE), role(name, &["get"]), own_binding(name)] {
+    let of_scope = "mandate-scope-orphan";
+    for mut object in
+        [account(name), secret(name, SECRET_TYPE), role(name, &["get"]), role(of_scope, &["get"]), own_binding(name)]
+    {
         object["metadata"]["ownerReferences"] = references.clone();
         make(&controller, Some(GUARDED), object).await.unwrap();
     }
@@ -423,10 +471,12 @@ async fn what_a_task_owns_is_orphaned_by_nobody() {
     for references in [Value::Null, json!([]), json!([another]), json!([another, references[0]])] {
         let patch = json!({"metadata": {"ownerReferences": references}});
         for client in [&collector, &controller] {
-            denied(merge::<ServiceAccount>(client, name, patch.clone()).await, "belongs to a task and cannot be orphaned");
-            denied(merge::<Secret>(client, name, patch.clone()).await, "belongs to a task and cannot be orphaned");
-            denied(merge::<Role>(client, name, patch.clone()).await, "belongs to a task and cannot be orphaned");
-            denied(merge::<RoleBinding>(client, name, patch.clone()).await, "belongs to a task and cannot be orphaned");
+            let words = "belongs to a task or a scope and cannot be orphaned";
+            denied(merge::<ServiceAccount>(client, name, patch.clone()).await, words);
+            denied(merge::<Secret>(client, name, patch.clone()).await, words);
+            denied(merge::<Role>(client, name, patch.clone()).await, words);
+            denied(merge::<Role>(client, of_scope, patch.clone()).await, words);
+            denied(merge::<RoleBinding>(client, name, patch.clone()).await, words);
         }
     }
     // Everything else of it may be changed as before.
@@ -453,13 +503,17 @@ async fn nobody_else_makes_or_changes_what_bears_the_name_of_a_task_or_an_agent(
     let (admin, controller) = (bed.admin(), controller().await);
     let editor = editor(bed).await;
     for (client, namespace) in [(&admin, GUARDED), (&admin, OTHER), (&editor, GUARDED)] {
-        for name in ["mandate-task-mine", "mandate-agent-mine"] {
+        for name in ["mandate-task-mine", "mandate-agent-mine", "mandate-scope-mine"] {
             for object in [account(name), secret(name, "Opaque"), secret(name, SECRET_TYPE)] {
                 denied(make(client, Some(namespace), object).await, &format!("`{name}` is a name that only Mandate may give"));
             }
         }
     }
-    for object in [role("mandate-task-mine", &["get"]), binding("mandate-task-mine", "Role", "some", json!([]))] {
+    for object in [
+        role("mandate-task-mine", &["get"]),
+        role("mandate-scope-mine", &["get"]),
+        binding("mandate-task-mine", "Role", "some", json!([])),
+    ] {
         denied(make(&admin, Some(GUARDED), object).await, "mandate-reserved-names");
     }
     let generated = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"generateName": "mandate-task-"}});
@@ -472,6 +526,7 @@ async fn nobody_else_makes_or_changes_what_bears_the_name_of_a_task_or_an_agent(
     denied(merge::<ServiceAccount>(&editor, name, label()).await, "mandate-reserved-names");
     denied(merge::<Secret>(&editor, name, json!({"data": {"kubernetes": "Zm9yZ2Vk"}})).await, "mandate-reserved-names");
     denied(merge::<Role>(&admin, name, role(name, &["delete"])).await, "mandate-reserved-names");
+    denied(merge::<Role>(&admin, OLD_ROLE, role(OLD_ROLE, &["delete"])).await, "mandate-reserved-names");
     // What only looks alike is anybody's.
     for name in ["mandate-tasks", "mandate-other", "my-mandate-task-a"] {
         make_dry(&editor, GUARDED, account(name)).await.unwrap();
@@ -594,7 +649,7 @@ async fn the_api_server_finds_nothing_wrong_in_the_policies() {
         all.iter().all(|policy| policy.status.as_ref().is_some_and(|status| status.type_checking.is_some())).then_some(all)
     };
     let all = bed.wait("the policies to be type-checked", Duration::from_secs(30), looked).await.unwrap();
-    assert_eq!(all.len(), 9);
+    assert_eq!(all.len(), 10);
     for policy in all {
         let warnings = policy.status.as_ref().and_then(|status| status.type_checking.as_ref()?.expression_warnings.clone());
         assert!(warnings.is_none_or(|warnings| warnings.is_empty()), "{}: {:?}", policy.name_any(), policy.status);

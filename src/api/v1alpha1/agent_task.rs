@@ -195,7 +195,7 @@ pub struct AgentTaskStatus {
     /// When its authority was taken back, or refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Time>,
-    /// ServiceAccount of the task; its Role and RoleBinding have the same name.
+    /// ServiceAccount of the task; its RoleBinding has the same name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
     /// Secret with the task's credentials.

@@ -34,6 +34,11 @@ fn merge(into: &mut serde_json::Value, changes: serde_json::Value) {
     }
 }
 
+fn merged(mut into: serde_json::Value, changes: serde_json::Value) -> serde_json::Value {
+    merge(&mut into, changes);
+    into
+}
+
 fn identity(changes: serde_json::Value) -> AgentIdentity {
     let mut identity = json!({
         "metadata": {"name": "bot", "namespace": "finance"},
@@ -65,7 +70,7 @@ struct Scene {
 impl Default for Scene {
     fn default() -> Self {
         let scope = scope(json!({}));
-        let owned = Owned { service_account: true, role: Some(digest(&scope.spec.kubernetes.rules)), binding: true };
+        let owned = Owned { service_account: true, role: Some(digest(&scope.spec.kubernetes.rules)), bound: Bound::AsGranted };
         Self { identity: Some(identity(json!({}))), scope: Some(scope), owned, answer: Some(Ok(())) }
     }
 }
@@ -119,12 +124,13 @@ fn nothing_is_issued_before_the_api_server_was_asked() {
 #[test]
 fn a_task_gets_its_role_before_anything_else_and_its_tokens_last() {
     let plan = Scene::default().plan(&task(json!({})), 1);
-    let [Step::EnsureRole(rules), Step::EnsureServiceAccount, Step::EnsureBinding, Step::EnsureSecret, Step::Fill(fill)] =
+    let [Step::EnsureRole(grant), Step::EnsureServiceAccount, Step::EnsureBinding(role), Step::EnsureSecret, Step::Fill(fill)] =
         plan.steps.as_slice()
     else {
         panic!("{:?}", plan.steps)
     };
-    assert_eq!(rules, &scope(json!({})).spec.kubernetes.rules);
+    assert_eq!(grant, &of_scope(&scope(json!({}))));
+    assert_eq!(Some(role), name_of_role("read", grant).as_ref());
     let minted: Vec<_> = fill.mint.iter().map(|mint| (mint.name.as_str(), mint.audience.as_deref(), mint.seconds)).collect();
     assert_eq!(minted, [("ledger", Some("https://ledger"), 600), ("kubernetes", None, 600)]);
     let status = plan.status.unwrap();
@@ -224,8 +230,8 @@ fn a_person_must_hold_every_permission_of_the_task_themselves() {
 fn a_narrowed_task_gets_only_what_it_asked_for() {
     let narrow = json!({"spec": {"narrow": {"rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["a"], "verbs": ["get"]}], "credentials": ["kubernetes"]}}});
     let plan = Scene::default().plan(&task(narrow), 1);
-    let Step::EnsureRole(rules) = &plan.steps[0] else { panic!("{:?}", plan.steps) };
-    assert_eq!(permissions(rules).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(), ["get configmaps/a"]);
+    let Step::EnsureRole(grant) = &plan.steps[0] else { panic!("{:?}", plan.steps) };
+    assert_eq!(permissions(&grant.rules).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(), ["get configmaps/a"]);
     let Step::Fill(fill) = &plan.steps[4] else { panic!("{:?}", plan.steps) };
     assert_eq!(fill.mint.iter().map(|mint| mint.name.as_str()).collect::<Vec<_>>(), ["kubernetes"]);
 }
@@ -337,8 +343,10 @@ fn a_scope_that_shrinks_shrinks_the_task_and_one_that_grows_does_not() {
     let less = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]);
     let plan =
         Scene { scope: Some(scope(json!({"spec": {"kubernetes": {"rules": less}}}))), ..Scene::default() }.plan(&task, 100);
-    let [Step::EnsureRole(rules)] = plan.steps.as_slice() else { panic!("{:?}", plan.steps) };
-    assert_eq!(permissions(rules).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(), ["get configmaps"]);
+    let [Step::EnsureRole(grant), Step::Rebind(role)] = plan.steps.as_slice() else { panic!("{:?}", plan.steps) };
+    assert_eq!(Some(role), name_of_role("read", grant).as_ref());
+    assert_ne!(Some(role), role_of(&task).as_ref());
+    assert_eq!(permissions(&grant.rules).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(), ["get configmaps"]);
     assert_eq!(plan.report.unwrap().because.reason, Reason::Narrowed);
     let more = json!([{"apiGroups": [""], "resources": ["configmaps", "pods"], "verbs": ["get", "list", "delete"]}]);
     let plan =
@@ -351,7 +359,7 @@ fn a_scope_that_shrinks_shrinks_the_task_and_one_that_grows_does_not() {
         ..Scene::default()
     };
     let plan = none.plan(&task, 100);
-    assert_eq!(plan.steps, [Step::Take(Object::Binding), Step::Take(Object::Role)]);
+    assert_eq!(plan.steps, [Step::Take(Object::Binding)]);
 }
 
 #[test]
@@ -361,10 +369,58 @@ fn what_somebody_changed_is_mended() {
     let steps = |owned| Scene { owned, ..Scene::default() }.plan(&task, 100).steps;
     assert!(matches!(steps(Owned { role: Some(7), ..good }).as_slice(), [Step::EnsureRole(_)]));
     assert!(matches!(steps(Owned { role: None, ..good }).as_slice(), [Step::EnsureRole(_)]));
-    assert_eq!(steps(Owned { binding: false, ..good }), [Step::EnsureBinding]);
+    let role = role_of(&task).unwrap();
+    assert_eq!(steps(Owned { bound: Bound::Nothing, ..good }), [Step::EnsureBinding(role.clone())]);
+    assert_eq!(steps(Owned { bound: Bound::Otherwise, ..good }), [Step::Rebind(role)]);
     let restored = steps(Owned { service_account: false, ..good });
     let [Step::RestoreServiceAccount(fill)] = restored.as_slice() else { panic!("{restored:?}") };
     assert_eq!(fill.mint.len(), 2, "the tokens of a ServiceAccount die with it: {fill:?}");
+}
+
+#[test]
+fn tasks_to_which_a_scope_grants_the_same_share_a_role_and_no_others_do() {
+    let grant = |uid: &str, verbs: &[&str]| {
+        let rules =
+            json!({"spec": {"kubernetes": {"rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": verbs}]}}});
+        of_scope(&scope(merged(json!({"metadata": {"uid": uid}}), rules)))
+    };
+    let name = |scope: &str, grant: &Grant| name_of_role(scope, grant).unwrap();
+    let one = name("read", &grant("scope-1", &["get", "list"]));
+    assert_eq!(one, name("read", &grant("scope-1", &["get", "list"])));
+    for other in [
+        name("read", &grant("scope-1", &["get"])),
+        name("read", &grant("scope-2", &["get", "list"])),
+        name("other", &grant("scope-1", &["get", "list"])),
+    ] {
+        assert_ne!(one, other);
+    }
+    assert_eq!(name_of_role("read", &Grant::default()), None, "no rules, no Role");
+}
+
+#[test]
+fn a_role_is_needed_by_whoever_is_bound_to_it_or_about_to_be() {
+    let (scope, running) = (scope(json!({})), active(json!({})));
+    let current = name_of_role("read", &of_scope(&scope));
+    assert_eq!(role_needed_by(&running, &scope), current);
+    assert_eq!(role_needed_by(&task(json!({})), &scope), current);
+    let narrow = json!({"spec": {"narrow": {"rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]}}});
+    let narrowed = role_needed_by(&task(narrow.clone()), &scope);
+    assert!(narrowed.is_some() && narrowed != current);
+    let issued = Scene::default().plan(&task(narrow), 1);
+    assert!(issued.steps.contains(&Step::EnsureBinding(narrowed.unwrap())), "{:?}", issued.steps);
+    let mut ended = running;
+    ended.status = Scene::default().plan(&ended, 3600).status;
+    assert_eq!(role_needed_by(&ended, &scope), None);
+}
+
+#[test]
+fn a_scope_that_is_being_deleted_is_gone_and_grants_nothing() {
+    let leaving = scope(json!({"metadata": {"deletionTimestamp": at(50).to_string(), "finalizers": ["orphan"]}}));
+    assert_eq!(name_of_role("read", &of_scope(&leaving)), None);
+    let scene = Scene { scope: Some(leaving), ..Scene::default() };
+    let (phase, reason, _) = ended(&scene.plan(&active(json!({})), 100));
+    assert_eq!((phase, reason.as_str()), (Phase::Ended, "ScopeDeleted"));
+    assert_eq!(scene.plan(&task(json!({})), 100).status.unwrap().reason.as_deref(), Some("ScopeNotFound"));
 }
 
 #[test]
