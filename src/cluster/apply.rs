@@ -1,9 +1,10 @@
 //! Carries out the steps of a plan, in their order.
 //!
 //! Guarantees: an object that does not belong to the task, or a Role that does not belong to its
-//! scope, by the UID in its owner reference, is never changed and never deleted. The API server itself checks that, in
-//! the same request as the write: a JSON Patch `test` before a change, a UID precondition
-//! before a deletion. So it holds without reading Secrets, which the controller may not.
+//! scope, by the UID in its owner reference, is never changed and never deleted. The API server
+//! itself checks that, in the same request as the write: a JSON Patch `test` before a change, a
+//! UID precondition before a deletion. So it holds without reading Secrets, which the controller
+//! may not.
 //!
 //! Every step may be done again after a crash at any point, with the same result.
 

@@ -212,7 +212,10 @@ async fn a_task_makes_the_writes_between_which_the_controller_is_killed() -> Out
     place.in_phase("ended", Phase::Ended).await?;
     assert_eq!(written("ended", END.len()).await?, END);
     scene.delete(&["deleted".into()]).await?;
-    assert_eq!(written("deleted", DELETION.len()).await?, DELETION);
+    // A look that was due already may follow, and finds nothing left to take.
+    let mut deletion = written("deleted", DELETION.len()).await?;
+    deletion.dedup();
+    assert_eq!(deletion, DELETION);
     scene.nothing_is_left_of(4).await?;
     Ok(())
 }
