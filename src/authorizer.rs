@@ -11,6 +11,7 @@
 //! no limit. No token is logged, kept or repeated.
 
 pub mod door;
+pub mod mcp;
 pub mod recall;
 pub mod state;
 pub mod strict;
@@ -119,13 +120,18 @@ impl Authorizer {
 
     /// The same by a snapshot that the caller holds, so that several answers agree.
     pub async fn decide_by(&self, snapshot: &Snapshot, question: &Question<'_>) -> Answer {
+        self.conclude(question, |task, now| self.judge(snapshot, task, question, now)).await
+    }
+
+    /// Records what is decided of a task, and answers.
+    async fn conclude(&self, question: &Question<'_>, judge: impl FnOnce(&Live, Timestamp) -> Decision + Send) -> Answer {
         let begun = Instant::now();
         let now = self.clock.now();
         let id = audit::new_id(now);
         let task = self.state.task(&question.caller);
         let reports = question.action.reports_outcome;
         let mut decision = match &task {
-            Some(task) => self.judge(snapshot, task, question, now),
+            Some(task) => judge(task, now),
             None => unknown(&question.caller),
         };
         let recorded = self.record(&id, question, task.as_deref(), &decision, now, begun).await;

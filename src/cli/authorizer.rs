@@ -47,9 +47,12 @@ pub(super) struct Args {
     /// server is asked beyond it
     #[arg(long, value_name = "FILE")]
     trust: Option<PathBuf>,
-    /// Address of the AuthZEN API (HTTPS)
+    /// Address of the AuthZEN API, of Kubernetes' webhook and of Envoy's ext_authz (HTTPS)
     #[arg(long, default_value = "127.0.0.1:8444")]
     listen: SocketAddr,
+    /// Address of Envoy's ext_authz without TLS, for a gateway in the same pod: a loopback address
+    #[arg(long, value_name = "ADDRESS", value_parser = loopback)]
+    envoy_listen: Option<SocketAddr>,
     /// Serving certificate that somebody else renews, PEM [default in a cluster: Mandate keeps its own]
     #[arg(long, requires = "key_file", value_name = "FILE")]
     cert_file: Option<PathBuf>,
@@ -86,6 +89,15 @@ pub(super) struct Args {
     admin: SocketAddr,
 }
 
+/// An address that only the pod itself reaches: tokens of agents come there.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|error| format!("{error}"))?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err("tokens would cross the network in the clear: give a loopback address, or let the gateway ask at `--listen`".to_owned())
+}
+
 /// Time between two looks at the manifests.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -107,7 +119,18 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let sources = Sources::begin(&args, client.clone(), &state, &readiness)?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     let authorizer = Arc::new(Authorizer::new(state.clone(), trust, Some(log.clone())));
-    let app = door::authzen::router(authorizer.clone()).merge(door::kubernetes::router(authorizer));
+    let envoy = door::envoy::router(authorizer.clone());
+    let app = door::authzen::router(authorizer.clone()).merge(door::kubernetes::router(authorizer)).merge(envoy.clone());
+    // Without a cluster nothing has to learn that the process is leaving.
+    let linger = if client.is_some() { Limits::default().linger } else { Duration::ZERO };
+    let limits = Limits { linger, ..Limits::default() };
+    let beside = match args.envoy_listen {
+        None => None,
+        Some(address) => {
+            let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+            Some(tokio::spawn(serve::h2c(listener, envoy, stop.clone(), limits)))
+        }
+    };
     let serving = Serving::new();
     let certificate = certificate(&args, client.clone(), serving.clone(), metrics, certified, stop.clone());
     let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: None };
@@ -115,13 +138,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let admin = TcpListener::bind(args.admin).await.with_context(|| format!("listening on {}", args.admin))?;
     let admin = tokio::spawn(admin::serve(admin, pages, admin_ends));
     info!(address = %args.listen, "answering");
-    // Without a cluster nothing has to learn that the process is leaving.
-    let linger = if client.is_some() { Limits::default().linger } else { Duration::ZERO };
-    let served = serve::https_to(listener, app, serving, &clients, stop.clone(), Limits { linger, ..Limits::default() });
+    let served = serve::https_to(listener, app, serving, &clients, stop.clone(), limits);
     tokio::select! {
         ended = served => { let _ = ended?; }
         kept = sources.keep(state, &readiness) => kept?,
         kept = async { kept(certificate.await, &stop).await } => kept?,
+    }
+    if let Some(beside) = beside {
+        let _ = beside.await;
     }
     end_admin.stop();
     let _ = admin.await;
