@@ -15,6 +15,7 @@ pub mod mcp;
 pub mod recall;
 pub mod state;
 pub mod strict;
+pub mod tools;
 pub mod trust;
 
 #[cfg(test)]
