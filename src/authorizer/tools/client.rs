@@ -278,6 +278,51 @@ fn cause(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
+    /// A server of the time before 2026-07-28, which lists two tools on two pages.
+    async fn old_server() -> String {
+        use axum::response::IntoResponse as _;
+        let answer = async |headers: HeaderMap, axum::Json(body): axum::Json<Value>| {
+            let result = |result: Value| json!({"jsonrpc": "2.0", "id": body["id"], "result": result});
+            let in_session = headers.get("mcp-session-id").is_some_and(|id| id == "s");
+            match (body["method"].as_str().unwrap_or_default(), in_session) {
+                ("initialize", _) => {
+                    let greeted = result(json!({"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {}}));
+                    ([("mcp-session-id", "s")], axum::Json(greeted)).into_response()
+                }
+                ("notifications/initialized", true) => StatusCode::ACCEPTED.into_response(),
+                ("tools/list", true) => {
+                    assert_eq!(headers["mcp-protocol-version"], "2025-06-18");
+                    let page = match body["params"]["cursor"].as_str() {
+                        None => result(json!({"tools": [{"name": "a"}], "nextCursor": "2"})),
+                        Some(_) => result(json!({"tools": [{"name": "b"}]})),
+                    };
+                    ([("content-type", "text/event-stream")], format!("event: message\ndata: {page}\n\n")).into_response()
+                }
+                _ => StatusCode::BAD_REQUEST.into_response(),
+            }
+        };
+        let routes = axum::Router::new().route("/mcp", axum::routing::post(answer).delete(async || StatusCode::OK));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, routes).await });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_server_that_wants_to_be_greeted_is_greeted() {
+        let listed = Asking::new().tools(&old_server().await, None).await.unwrap();
+        assert_eq!(listed.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_said_to_be_unreachable() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+        drop(listener);
+        let error = Asking::new().tools(&url, None).await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable(_)), "{error}");
+    }
+
     #[test]
     fn an_answer_is_found_among_the_events_of_a_stream() {
         let stream = b": hello\r\n\r\nevent: message\r\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\"}\r\n\r\n\
