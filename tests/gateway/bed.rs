@@ -8,7 +8,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -67,6 +67,7 @@ pub struct Bed {
     gateway: Option<Program>,
     authorizer: Option<Program>,
     server: Option<Program>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 /// The MCP client: it does what it is told, one command after the other.
@@ -126,6 +127,14 @@ fn listening(port: u16, program: &mut Program) {
 impl Bed {
     /// Starts everything, with the manifests of the example.
     pub fn start(name: &str) -> Self {
+        Self::start_with(name, |config| config)
+    }
+
+    /// The same with another configuration of Envoy than that of the example.
+    pub fn start_with(name: &str, config: impl FnOnce(String) -> String) -> Self {
+        // Each has a gateway, two Pythons and an authorizer, and some measure time.
+        static ONE: Mutex<()> = Mutex::new(());
+        let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("gateway-{name}"));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(dir.join("manifests")).unwrap();
@@ -140,15 +149,15 @@ impl Bed {
         let (commands, answers) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         let key = KeyPair::generate().unwrap();
         let client = Client { child, commands, answers };
-        let mut bed = Self { dir, ports, key, client, gateway: None, authorizer: None, server: None };
-        bed.write_what_it_reads();
+        let mut bed = Self { dir, ports, key, client, gateway: None, authorizer: None, server: None, _alone: alone };
+        bed.write_what_it_reads(config);
         bed.start_server(&[]);
         bed.start_authorizer(&[]);
         bed.start_gateway();
         bed
     }
 
-    fn write_what_it_reads(&self) {
+    fn write_what_it_reads(&self, change: impl FnOnce(String) -> String) {
         let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         std::fs::write(self.dir.join("cert.pem"), certified.cert.pem()).unwrap();
         std::fs::write(self.dir.join("key.pem"), certified.signing_key.serialize_pem()).unwrap();
@@ -169,7 +178,8 @@ impl Bed {
             assert_eq!(config.matches(&written).count(), 1, "{written}");
             config = config.replace(&written, &format!("port_value: {here}}}"));
         }
-        std::fs::write(self.dir.join("envoy.yaml"), config).unwrap();
+        let https = self.ports.https.to_string();
+        std::fs::write(self.dir.join("envoy.yaml"), change(config).replace("HTTPS_PORT", &https)).unwrap();
     }
 
     /// Writes the manifests of the example, changed, and says when.
@@ -185,11 +195,15 @@ impl Bed {
 
     /// Starts the MCP server, or another version of it in its place.
     pub fn start_server(&mut self, args: &[&str]) {
-        self.server = None;
+        self.stop_server();
         let mut command = python("server.py");
         let mut server = Program::start(&self.dir, "server", command.arg(self.ports.server.to_string()).args(args));
         listening(self.ports.server, &mut server);
         self.server = Some(server);
+    }
+
+    pub fn stop_server(&mut self) {
+        self.server = None;
     }
 
     /// Starts the authorizer, or one with other settings in its place.
@@ -232,6 +246,11 @@ impl Bed {
     pub fn done(&self) -> Vec<Value> {
         let log = self.server.as_ref().map(Program::log).unwrap_or_default();
         log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// What was called of the MCP server so far.
+    pub fn called(&self) -> Vec<Value> {
+        self.done().into_iter().filter(|line| line.get("tool").is_some()).collect()
     }
 
     /// What the gateway wrote to its access log.

@@ -4,7 +4,8 @@ line on stdout.
     {"url", "token", "do": "call", "tool", "arguments", "mode"}  call a tool
     {..., "do": "list"}                                          list the tools
     {..., "do": "read", "uri"}                                   read a resource
-    {..., "do": "post", "body", "headers"}                       send any bytes by POST
+    {..., "do": "post", "body", "headers", "chunks"}             send any bytes by POST; in pieces of
+                                                                 this size and without their sum
     {..., "do": "http", "method"}                                send another HTTP request
 
 `session` keeps one client open over several calls of that name. What the client shows of a
@@ -53,15 +54,24 @@ def shown(error: BaseException) -> dict:
     return {"error": f"{type(error).__name__}: {error}"}
 
 
+async def pieces(content: bytes, size: int):
+    for at in range(0, len(content), size):
+        yield content[at : at + size]
+        await asyncio.sleep(0.2)
+
+
 async def raw(command: dict) -> dict:
     headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    url = command["url"] + command.get("query", "")
     if command.get("token"):
         headers["authorization"] = f"Bearer {command['token']}"
     headers |= command.get("headers", {})
     method = command.get("method", "POST")
     content = command.get("body", "").encode() if method == "POST" else None
+    if size := command.get("chunks"):
+        content = pieces(content, size)
     async with httpx2.AsyncClient(timeout=5) as http:
-        async with http.stream(method, command["url"], content=content, headers=headers) as response:
+        async with http.stream(method, url, content=content, headers=headers) as response:
             event_stream = response.headers.get("content-type", "").startswith("text/event-stream")
             # A stream that the server speaks on has no end.
             text = "" if event_stream and method == "GET" else (await response.aread()).decode()

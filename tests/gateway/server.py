@@ -8,6 +8,7 @@ It checks no tokens: what reaches it is done, and written to stdout, one JSON li
 import json
 import sys
 
+import uvicorn
 from mcp.server.mcpserver import MCPServer
 
 server = MCPServer("ledger", log_level="ERROR")
@@ -51,4 +52,14 @@ def report() -> str:
     return done("report")
 
 
-server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))
+app = server.streamable_http_app()
+
+
+async def watched(scope, receive, send) -> None:
+    """Tells which headers arrive; of `authorization` that is all there is to know."""
+    if scope["type"] == "http" and scope["method"] == "POST":
+        print(json.dumps({"headers": sorted(name.decode() for name, _ in scope["headers"])}), flush=True)
+    await app(scope, receive, send)
+
+
+uvicorn.run(watched, host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
