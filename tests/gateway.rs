@@ -123,7 +123,8 @@ fn what_could_be_read_in_two_ways_never_reaches_the_server() {
     // Cut exactly at the gateway's limit, the first part is a whole message.
     let first = good.clone() + &" ".repeat(65536 - good.len());
     let cut = bed.client(json!({"do": "post", "body": format!("{first}{good}"), "chunks": 65536}));
-    assert_eq!(error(&cut).1["error"]["data"]["reasons"][0]["code"], "BadRequest", "{cut}");
+    let said = error(&cut).1["error"]["message"].as_str().unwrap().to_owned();
+    assert!(said.starts_with("`content-length` is missing"), "Envoy does not say that it cut it: {cut}");
     let query = bed.client(json!({"do": "post", "body": good, "query": "?rows=500"}));
     assert_eq!(error(&query).1["error"]["data"]["reasons"][0]["code"], "BadRequest", "{query}");
     assert_eq!(bed.called(), [] as [Value; 0], "nothing of it was done");
