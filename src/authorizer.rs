@@ -276,7 +276,12 @@ fn entry(id: &str, question: &Question, task: Option<&Live>, decision: &Decision
         task: subject.map(|subject| subject.name.clone()).or_else(|| Some(caller.to_string())),
         task_uid: subject.map(|subject| subject.uid.clone()),
         agent: subject.map(|subject| subject.agent.clone()),
-        tool: Some(tool.as_ref().map_or_else(|| format!("{}/{}", action.server, action.tool), ToString::to_string)),
+        tool: match (tool, outcome) {
+            (Some(tool), _) => Some(tool.to_string()),
+            // It spoke to a server and called nothing: read again, it must not count as a call.
+            (None, Outcome::Permit) => None,
+            (None, _) => Some(format!("{}/{}", action.server, action.tool)),
+        },
         outcome: Some(outcome.as_str().to_owned()),
         trace_id: trace_id.clone(),
         token_id: caller.token_id.clone(),

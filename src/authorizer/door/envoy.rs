@@ -13,6 +13,8 @@
 //! to the server, unless the gateway's operator says so.
 
 mod response;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
