@@ -168,7 +168,7 @@ fn metadata(route: &Route, wish: &Result<Wish, Refused>, answer: &Answer, subjec
         ("method", text(method)),
         ("rules", list(rules)),
         ("codes", list(codes)),
-        // Never to be used again: what a task may do changes with every call.
+        // Seconds in which the very same call may go on without another question; 0 is never.
         ("cache_for", Proto { kind: Some(Kind::NumberValue(f64::from(decision.cache_for))) }),
     ];
     if let Some(tool) = &decision.looked_at.tool {
