@@ -133,7 +133,8 @@ fn what_could_be_read_in_two_ways_never_reaches_the_server() {
     assert_eq!(put["status"], 405, "{put}");
     let stream = bed.client(json!({"do": "http", "method": "GET"}));
     assert!(stream["status"].as_u64().is_some_and(|status| status != 403 && status != 401), "a task may listen: {stream}");
-    let stream = bed.client(json!({"do": "http", "method": "GET", "token": bed.token_for("task:finance/none", &json!(LEDGER), 60)}));
+    let stream =
+        bed.client(json!({"do": "http", "method": "GET", "token": bed.token_for("task:finance/none", &json!(LEDGER), 60)}));
     assert_eq!(stream["status"], 403, "and nobody else: {stream}");
 }
 
@@ -166,7 +167,10 @@ fn only_the_token_of_a_running_task_for_this_server_alone_counts() {
     }
     let none = bed.client(json!({"do": "post", "body": call(SEARCH, search()), "token": "", "headers":
         {"x-mandate-task": "finance/october", "x-forwarded-client-cert": "URI=spiffe://finance/october"}}));
-    assert_eq!((none["status"].as_u64(), none["headers"]["www-authenticate"].as_str()), (Some(401), Some("Bearer realm=\"mandate\"")));
+    assert_eq!(
+        (none["status"].as_u64(), none["headers"]["www-authenticate"].as_str()),
+        (Some(401), Some("Bearer realm=\"mandate\""))
+    );
     let answer = bed.client(json!({"do": "call", "tool": SEARCH, "arguments": search(), "token": stranger}));
     assert!(refusal(&answer).contains("no running task belongs to task `finance/november`"), "{answer}");
 
@@ -304,7 +308,8 @@ fn a_gateway_may_ask_over_tls() {
 #[test]
 fn a_tool_that_is_no_longer_what_was_reviewed_stops_until_it_is_again() {
     let mut bed = Bed::start("pins");
-    let imported = bed.mandate(&["tools", "import", "--url", &bed.server_url(), "--name", "ledger", "-n", "finance"]).output().unwrap();
+    let imported =
+        bed.mandate(&["tools", "import", "--url", &bed.server_url(), "--name", "ledger", "-n", "finance"]).output().unwrap();
     assert!(imported.status.success(), "{imported:?}");
     let imported = String::from_utf8(imported.stdout).unwrap();
     let pin = |tool: &str| {
@@ -314,8 +319,11 @@ fn a_tool_that_is_no_longer_what_was_reviewed_stops_until_it_is_again() {
     };
     let url = bed.server_url();
     let pinned = |text: String| {
-        text.replace("  tools:\n  - name: search\n", &format!("  mcp: {{url: \"{url}\"}}\n  tools:\n  - name: search\n    {}\n", pin("search")))
-            .replace("  - name: read\n", &format!("  - name: read\n    {}\n", pin("read")))
+        text.replace(
+            "  tools:\n  - name: search\n",
+            &format!("  mcp: {{url: \"{url}\"}}\n  tools:\n  - name: search\n    {}\n", pin("search")),
+        )
+        .replace("  - name: read\n", &format!("  - name: read\n    {}\n", pin("read")))
     };
     bed.edit(pinned);
     bed.start_authorizer(&["--tools-every", "1s"]);

@@ -121,7 +121,7 @@ pub fn is_method(name: &str) -> bool {
 ///
 /// # Errors
 /// [`Refused`].
-pub fn read(request: &Request) -> Result<Wish, Refused> {
+pub fn read(request: &Request) -> Result<Wish, Box<Refused>> {
     let at = |refusal: Refusal| refusal.at(None, request.method);
     plain(request).map_err(at)?;
     match request.method {
@@ -151,9 +151,9 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn at(self, id: Option<Value>, method: &str) -> Refused {
+    fn at(self, id: Option<Value>, method: &str) -> Box<Refused> {
         let Self { code, message, help } = self;
-        Refused { id, method: shown(method), code, message, help }
+        Box::new(Refused { id, method: shown(method), code, message, help })
     }
 }
 
@@ -208,7 +208,7 @@ fn plain(request: &Request) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn post(request: &Request) -> Result<Wish, Refused> {
+fn post(request: &Request) -> Result<Wish, Box<Refused>> {
     let at = |refusal: Refusal| refusal.at(None, "POST");
     header::is_json(request.headers).map_err(at)?;
     let body = strict::read(request.body)

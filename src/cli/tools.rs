@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -77,7 +78,7 @@ async fn import(args: Import) -> anyhow::Result<Outcome> {
     let Import { url, name, namespace, token_file } = args;
     let token = token(token_file.as_deref())?;
     let listed = Asking::new().tools(&url, token.as_deref()).await.with_context(|| format!("asking `{url}` for its tools"))?;
-    print!("{}", manifest(&url, &name, &namespace, &listed)?);
+    std::io::stdout().write_all(manifest(&url, &name, &namespace, &listed)?.as_bytes())?;
     Ok(Outcome::Done)
 }
 
@@ -184,7 +185,7 @@ async fn check(args: Check) -> anyhow::Result<Outcome> {
         2.. if token.is_some() => bail!("--token-file is for one server, and there are several: choose one by --name"),
         _ => {}
     }
-    let asking = Asking::new();
+    let (asking, mut out) = (Asking::new(), std::io::stdout());
     for (key, url, spec) in servers {
         match asking.tools(url, token.as_deref()).await {
             Err(error) => {
@@ -193,10 +194,12 @@ async fn check(args: Check) -> anyhow::Result<Outcome> {
             }
             Ok(listed) => {
                 let Compared { drift, notes } = compare(spec, &listed);
-                drift.iter().chain(&notes).for_each(|line| println!("{key}: {line}"));
+                for line in drift.iter().chain(&notes) {
+                    writeln!(out, "{key}: {line}")?;
+                }
                 match (drift.is_empty(), outcome) {
                     (false, Outcome::Done) => outcome = Outcome::No,
-                    (true, _) => println!("{key}: every pinned tool is what was reviewed"),
+                    (true, _) => writeln!(out, "{key}: every pinned tool is what was reviewed")?,
                     _ => {}
                 }
             }
@@ -224,13 +227,19 @@ fn compare(spec: &ToolServerSpec, listed: &[Listed]) -> Compared {
             (None, None) => notes.push(format!("tool `{name}` is not listed, and has no pin")),
             (Some(now), None) => notes.push(format!("tool `{name}` has no pin; to hold it to this: `pin: {}`", now.pin())),
             (Some(now), Some(pin)) if now.pin() != *pin => {
-                drift.push(format!("tool `{name}` is not what was reviewed{}; once it is: `pin: {}`", changes(tool, now), now.pin()));
+                drift.push(format!(
+                    "tool `{name}` is not what was reviewed{}; once it is: `pin: {}`",
+                    changes(tool, now),
+                    now.pin()
+                ));
             }
             (Some(_), Some(_)) => {}
         }
     }
     let unknown = listed.iter().filter(|listed| spec.tools.iter().all(|tool| tool.name != listed.name));
-    notes.extend(unknown.map(|tool| format!("tool `{}` is listed by the server alone, and cannot be called", comment(&tool.name))));
+    notes.extend(
+        unknown.map(|tool| format!("tool `{}` is listed by the server alone, and cannot be called", comment(&tool.name))),
+    );
     Compared { drift, notes }
 }
 
@@ -253,7 +262,11 @@ fn changes(tool: &Tool, now: &Listed) -> String {
         }
     }
     found.extend(before.keys().filter(|name| !now.contains_key(*name)).map(|name| format!("argument `{name}` is gone")));
-    if found.is_empty() { " (its description, or what its schema says beside the types)".to_owned() } else { format!(" ({})", found.join(", ")) }
+    if found.is_empty() {
+        " (its description, or what its schema says beside the types)".to_owned()
+    } else {
+        format!(" ({})", found.join(", "))
+    }
 }
 
 #[cfg(test)]

@@ -91,7 +91,8 @@ fn only_those_who_speak_to_a_cluster_hold_a_client() {
 #[test]
 fn what_reads_a_request_knows_neither_tasks_nor_the_network() {
     for (file, code) in sources("authorizer/mcp") {
-        let wrong: Vec<_> = after(&code, "crate::").into_iter().filter(|word| MODULES.contains(word) && *word != "decide").collect();
+        let wrong: Vec<_> =
+            after(&code, "crate::").into_iter().filter(|word| MODULES.contains(word) && *word != "decide").collect();
         assert!(wrong.is_empty(), "src/{file} imports {wrong:?}");
         for word in ["tokio::", "hyper", "axum::", "State", "Trust", "Snapshot", "async fn"] {
             assert!(!code.contains(word), "src/{file} must know nothing of `{word}`");

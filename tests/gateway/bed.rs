@@ -211,7 +211,8 @@ impl Bed {
         self.authorizer = None;
         let mut command = self.mandate(&["run", "authorizer", "--namespace", "finance", "--manifests", "manifests"]);
         command.args(["--trust", "trust.yaml", "--cert-file", "cert.pem", "--key-file", "key.pem", "--audit-dir", "audit"]);
-        for (flag, port) in [("--listen", self.ports.https), ("--admin", self.ports.admin), ("--envoy-listen", self.ports.envoy)] {
+        for (flag, port) in [("--listen", self.ports.https), ("--admin", self.ports.admin), ("--envoy-listen", self.ports.envoy)]
+        {
             command.args([flag, &format!("127.0.0.1:{port}")]);
         }
         let mut authorizer = Program::start(&self.dir, "authorizer", command.args(args));

@@ -78,7 +78,8 @@ impl Authorization for Door {
 impl Door {
     async fn answer(&self, asker: &Asker, attributes: AttributeContext) -> Result<CheckResponse, Status> {
         let AttributeContext { request, context_extensions, .. } = attributes;
-        let http = request.and_then(|request| request.http).ok_or_else(|| Status::invalid_argument("there is no HTTP request"))?;
+        let http =
+            request.and_then(|request| request.http).ok_or_else(|| Status::invalid_argument("there is no HTTP request"))?;
         let route = Route::of(&context_extensions).map_err(Status::failed_precondition)?;
         let headers = headers(&http);
         let snapshot = self.authorizer.state.snapshot();
@@ -97,12 +98,7 @@ impl Door {
     }
 
     /// Who acts, by the token of the request. It must be meant for Mandate or for this server.
-    async fn caller(
-        &self,
-        snapshot: &Snapshot,
-        route: &Route,
-        headers: &BTreeMap<String, String>,
-    ) -> Result<Caller, TrustError> {
+    async fn caller(&self, snapshot: &Snapshot, route: &Route, headers: &BTreeMap<String, String>) -> Result<Caller, TrustError> {
         let token = headers.get("authorization").and_then(|header| mcp::header::bearer(header)).ok_or(TrustError::Missing)?;
         let server = snapshot.server("", &route.server);
         self.authorizer.trust.caller(token, server.and_then(|server| server.audience.as_deref())).await
@@ -114,11 +110,11 @@ impl Door {
         asker: &Asker,
         route: &Route,
         caller: Caller,
-        wish: &Result<Wish, Refused>,
+        wish: &Result<Wish, Box<Refused>>,
     ) -> Answer {
         let nothing = Map::new();
         let (method, intent, trace_id, tool, resource, arguments) = match wish {
-            Err(Refused { method, .. }) => (method, None, None, None, None, &nothing),
+            Err(refused) => (&refused.method, None, None, None, None, &nothing),
             Ok(Wish { method, intent, trace_id, what, .. }) => match what {
                 What::Reach => (method, intent.as_deref(), trace_id.clone(), None, None, &nothing),
                 What::Call { tool, resource, arguments } => {
@@ -151,7 +147,8 @@ impl Door {
                 let judge = |task: &Live, now| reach(snapshot, known_at, &task.subject(), &route.server, now);
                 self.authorizer.conclude(&question, judge).await
             }
-            Err(Refused { code, message, help, .. }) => {
+            Err(refusal) => {
+                let Refused { code, message, help, .. } = &**refusal;
                 self.authorizer.conclude(&question, |_, _| refused(*code, message.as_str(), help.as_str())).await
             }
         }
@@ -159,14 +156,11 @@ impl Door {
 }
 
 /// What the client wants, as far as the gateway passed it on.
-fn wish(http: &HttpRequest, headers: &BTreeMap<String, String>) -> Result<Wish, Refused> {
+fn wish(http: &HttpRequest, headers: &BTreeMap<String, String>) -> Result<Wish, Box<Refused>> {
     let HttpRequest { method, path, body, raw_body, size, .. } = http;
-    let refuse = |message: &str, help: &str| Refused {
-        id: None,
-        method: method.chars().take(16).collect(),
-        code: Code::BadRequest,
-        message: message.to_owned(),
-        help: help.to_owned(),
+    let refuse = |message: &str, help: &str| {
+        let (message, help) = (message.to_owned(), help.to_owned());
+        Box::new(Refused { id: None, method: method.chars().take(16).collect(), code: Code::BadRequest, message, help })
     };
     // As a text, Envoy puts `!` in the place of bytes that are no UTF-8: the server would get
     // something else than what was decided.

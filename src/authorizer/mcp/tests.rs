@@ -38,7 +38,7 @@ impl Sent {
         self
     }
 
-    fn read(&self) -> Result<Wish, Refused> {
+    fn read(&self) -> Result<Wish, Box<Refused>> {
         let Self { method, path, headers, body } = self;
         read(&Request { method, path, headers, body })
     }
@@ -116,7 +116,8 @@ fn sessions_of_http_may_be_listened_to_and_ended_and_nothing_else() {
 
 #[test]
 fn what_is_not_known_is_refused() {
-    for method in ["tools/execute", "Tools/call", "tools/call ", "", "sampling/createMessage", "elicitation/create", "roots/list"] {
+    for method in ["tools/execute", "Tools/call", "tools/call ", "", "sampling/createMessage", "elicitation/create", "roots/list"]
+    {
         assert_eq!(refused(&sent(message(method, json!({"name": "search"})).to_string())).0, Code::UnknownMethod, "{method}");
     }
     let (_, words) = refused(&sent(message(&"x".repeat(1000), json!({})).to_string()));
@@ -267,9 +268,8 @@ fn headers_that_contradict_the_body_are_refused() {
     let read = sent(message("resources/read", json!({"uri": "file:///a"})).to_string());
     assert!(read.clone().with("mcp-name", "file:///a").read().is_ok());
     assert_eq!(refused(&read.with("mcp-name", "file:///b")).0, Code::HeaderMismatch);
-    let version = sent(
-        message("tools/list", json!({"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}})).to_string(),
-    );
+    let version =
+        sent(message("tools/list", json!({"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}})).to_string());
     assert!(version.clone().with("mcp-protocol-version", "2026-07-28").read().is_ok());
     assert_eq!(refused(&version.with("mcp-protocol-version", "2025-11-25")).0, Code::HeaderMismatch);
 }

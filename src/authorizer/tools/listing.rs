@@ -53,9 +53,8 @@ impl Listed {
         let required = schema.and_then(|schema| schema.get("required")).and_then(Value::as_array);
         let required = |name: &str| required.is_some_and(|names| names.iter().any(|required| required == name));
         let properties = schema.and_then(|schema| schema.get("properties")).and_then(Value::as_object);
-        let argument = |(name, schema): (&String, &Value)| {
-            (name.clone(), Argument { type_: type_of(schema), required: required(name) })
-        };
+        let argument =
+            |(name, schema): (&String, &Value)| (name.clone(), Argument { type_: type_of(schema), required: required(name) });
         properties.into_iter().flatten().map(argument).collect()
     }
 }

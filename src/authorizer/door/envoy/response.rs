@@ -58,7 +58,7 @@ pub(super) fn unauthenticated(route: &Route, error: &TrustError) -> CheckRespons
         challenge.push_str(", error=\"invalid_token\"");
     }
     if let Some(url) = &route.resource_metadata {
-        challenge.push_str(&format!(", resource_metadata=\"{url}\""));
+        challenge.extend([", resource_metadata=\"", url, "\""]);
     }
     let body = json!({"jsonrpc": "2.0", "id": null, "error": {
         "code": DENIED,
@@ -70,7 +70,12 @@ pub(super) fn unauthenticated(route: &Route, error: &TrustError) -> CheckRespons
 }
 
 /// What was decided of a wish, for the gateway and for its client.
-pub(super) fn shown(route: &Route, wish: &Result<Wish, Refused>, answer: &Answer, subject: Option<&Subject>) -> CheckResponse {
+pub(super) fn shown(
+    route: &Route,
+    wish: &Result<Wish, Box<Refused>>,
+    answer: &Answer,
+    subject: Option<&Subject>,
+) -> CheckResponse {
     let mut response = if answer.is_yes() { permitted(route, answer) } else { refused(wish, answer) };
     response.dynamic_metadata = Some(metadata(route, wish, answer, subject));
     response
@@ -88,9 +93,10 @@ fn permitted(route: &Route, answer: &Answer) -> CheckResponse {
 
 /// A request that can be answered gets its answer as JSON-RPC has it, under its own id; for all
 /// else there is only a status of HTTP.
-fn refused(wish: &Result<Wish, Refused>, answer: &Answer) -> CheckResponse {
+fn refused(wish: &Result<Wish, Box<Refused>>, answer: &Answer) -> CheckResponse {
     let id = match wish {
-        Ok(Wish { id, .. }) | Err(Refused { id, .. }) => id.clone(),
+        Ok(wish) => wish.id.clone(),
+        Err(refused) => refused.id.clone(),
     };
     let first = answer.decision.reasons.first().map(|reason| reason.code);
     let code = match (wish, first) {
@@ -156,8 +162,11 @@ fn header(name: &str, value: &str) -> HeaderValueOption {
 }
 
 /// By what access logs of the gateway join with the audit log.
-fn metadata(route: &Route, wish: &Result<Wish, Refused>, answer: &Answer, subject: Option<&Subject>) -> Struct {
-    let (Ok(Wish { method, .. }) | Err(Refused { method, .. })) = wish;
+fn metadata(route: &Route, wish: &Result<Wish, Box<Refused>>, answer: &Answer, subject: Option<&Subject>) -> Struct {
+    let method = match wish {
+        Ok(wish) => &wish.method,
+        Err(refused) => &refused.method,
+    };
     let decision = &answer.decision;
     let rules = decision.reasons.iter().filter_map(|reason| reason.rule.as_deref()).map(text).collect();
     let codes = decision.reasons.iter().map(|reason| text(reason.code.as_str())).collect();
