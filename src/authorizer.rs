@@ -11,9 +11,11 @@
 //! no limit. No token is logged, kept or repeated.
 
 pub mod door;
+pub mod mcp;
 pub mod recall;
 pub mod state;
 pub mod strict;
+pub mod tools;
 pub mod trust;
 
 #[cfg(test)]
@@ -119,13 +121,18 @@ impl Authorizer {
 
     /// The same by a snapshot that the caller holds, so that several answers agree.
     pub async fn decide_by(&self, snapshot: &Snapshot, question: &Question<'_>) -> Answer {
+        self.conclude(question, |task, now| self.judge(snapshot, task, question, now)).await
+    }
+
+    /// Records what is decided of a task, and answers.
+    async fn conclude(&self, question: &Question<'_>, judge: impl FnOnce(&Live, Timestamp) -> Decision + Send) -> Answer {
         let begun = Instant::now();
         let now = self.clock.now();
         let id = audit::new_id(now);
         let task = self.state.task(&question.caller);
         let reports = question.action.reports_outcome;
         let mut decision = match &task {
-            Some(task) => self.judge(snapshot, task, question, now),
+            Some(task) => judge(task, now),
             None => unknown(&question.caller),
         };
         let recorded = self.record(&id, question, task.as_deref(), &decision, now, begun).await;
@@ -269,7 +276,12 @@ fn entry(id: &str, question: &Question, task: Option<&Live>, decision: &Decision
         task: subject.map(|subject| subject.name.clone()).or_else(|| Some(caller.to_string())),
         task_uid: subject.map(|subject| subject.uid.clone()),
         agent: subject.map(|subject| subject.agent.clone()),
-        tool: Some(tool.as_ref().map_or_else(|| format!("{}/{}", action.server, action.tool), ToString::to_string)),
+        tool: match (tool, outcome) {
+            (Some(tool), _) => Some(tool.to_string()),
+            // It spoke to a server and called nothing: read again, it must not count as a call.
+            (None, Outcome::Permit) => None,
+            (None, _) => Some(format!("{}/{}", action.server, action.tool)),
+        },
         outcome: Some(outcome.as_str().to_owned()),
         trace_id: trace_id.clone(),
         token_id: caller.token_id.clone(),

@@ -15,6 +15,7 @@ mod print;
 mod render;
 mod run;
 mod task;
+mod tools;
 mod vap;
 mod waivers;
 
@@ -57,6 +58,9 @@ enum Command {
     Audit(audit::Command),
     /// Tell all about a rule, or list the rules
     Explain(explain::Args),
+    /// Describe the tools of an MCP server, and find out whether they have changed
+    #[command(subcommand)]
+    Tools(tools::Command),
     /// Print the CustomResourceDefinitions
     Crds(print::Crds),
     /// Print ServiceAccounts, roles and the policies that hold the controller to its own objects
@@ -109,6 +113,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Waivers(args) => waivers::run(&args),
         Command::Audit(command) => audit::run(command),
         Command::Explain(args) => explain::run(&args),
+        Command::Tools(command) => tools::run(command),
         Command::Crds(args) => print::crds(&args),
         Command::Rbac(args) => print::rbac(&args),
         Command::Webhooks(args) => print::webhooks(&args),

@@ -1,4 +1,5 @@
-//! How answers leave the process: HTTPS for webhooks and decisions, plain HTTP for probes.
+//! How answers leave the process: HTTPS for webhooks and decisions, plain HTTP for probes, plain
+//! HTTP/2 for a gateway beside it.
 //!
 //! A `Router`, a listener and a [`Serving`] certificate go in; connections are answered until
 //! [`Stop`] is requested and then end in order. It knows nothing of what is served, holds no
@@ -144,6 +145,12 @@ pub async fn http(listener: TcpListener, app: Router, stop: Stop, limits: Limits
     accept(listener, Door::Plain, app, stop, limits).await
 }
 
+/// Serves `app` over HTTP/2 without TLS (`h2c`, by prior knowledge), as [`https`] does with it. For
+/// gRPC from a gateway in the same pod.
+pub async fn h2c(listener: TcpListener, app: Router, stop: Stop, limits: Limits) -> Ended {
+    accept(listener, Door::PlainTwo, app, stop, limits).await
+}
+
 /// The name in a client's certificate, which was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientName(pub Arc<str>);
@@ -152,6 +159,7 @@ pub struct ClientName(pub Arc<str>);
 #[derive(Clone)]
 enum Door {
     Plain,
+    PlainTwo,
     Tls(TlsAcceptor),
 }
 
@@ -209,6 +217,7 @@ async fn connection(tcp: TcpStream, door: Door, app: Router, http: Arc<Http>, le
     }
     match door {
         Door::Plain => converse(tcp, app, &http.one, leaving, limits.quiet).await,
+        Door::PlainTwo => converse(tcp, app, &http.two, leaving, limits.quiet).await,
         Door::Tls(tls) => match timeout(limits.handshake, tls.accept(tcp)).await {
             Ok(Ok(stream)) => {
                 let protocol = match stream.get_ref().1.alpn_protocol() {

@@ -3,4 +3,5 @@
 //! decides anything.
 
 pub mod authzen;
+pub mod envoy;
 pub mod kubernetes;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -21,7 +21,7 @@ use crate::audit::{self, Log};
 use crate::authorizer::recall::Past;
 use crate::authorizer::state::State;
 use crate::authorizer::trust::{Reviews, Trust, TrustFile};
-use crate::authorizer::{Authorizer, door};
+use crate::authorizer::{Authorizer, door, tools};
 use crate::cluster::certificate::{self, Lives, Own, Settings};
 use crate::cluster::connect::{Target, connect};
 use crate::cluster::known;
@@ -47,9 +47,12 @@ pub(super) struct Args {
     /// server is asked beyond it
     #[arg(long, value_name = "FILE")]
     trust: Option<PathBuf>,
-    /// Address of the AuthZEN API (HTTPS)
+    /// Address of the AuthZEN API, of Kubernetes' webhook and of Envoy's ext_authz (HTTPS)
     #[arg(long, default_value = "127.0.0.1:8444")]
     listen: SocketAddr,
+    /// Address of Envoy's ext_authz without TLS, for a gateway in the same pod: a loopback address
+    #[arg(long, value_name = "ADDRESS", value_parser = loopback)]
+    envoy_listen: Option<SocketAddr>,
     /// Serving certificate that somebody else renews, PEM [default in a cluster: Mandate keeps its own]
     #[arg(long, requires = "key_file", value_name = "FILE")]
     cert_file: Option<PathBuf>,
@@ -68,6 +71,12 @@ pub(super) struct Args {
     /// Authorities of client certificates by which enforcement points may authenticate themselves, PEM
     #[arg(long, value_name = "FILE")]
     client_ca_file: Option<PathBuf>,
+    /// How often MCP servers are asked whether their tools are still what was reviewed
+    #[arg(long, default_value = "30s", value_name = "DURATION")]
+    tools_every: crate::api::Duration,
+    /// Bearer token that a ToolServer's MCP server wants for that, from a file; give it once for each
+    #[arg(long = "tools-token", value_name = "NAMESPACE/NAME=FILE", value_parser = token_of)]
+    tools_tokens: Vec<(String, PathBuf)>,
     /// Directory of the audit log
     #[arg(long, value_name = "DIR", env = "MANDATE_AUDIT_DIR")]
     audit_dir: PathBuf,
@@ -84,6 +93,20 @@ pub(super) struct Args {
     /// Address of the probes and metrics (plain HTTP)
     #[arg(long, default_value = "127.0.0.1:8082")]
     admin: SocketAddr,
+}
+
+/// An address that only the pod itself reaches: tokens of agents come there.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|error| format!("{error}"))?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err("tokens would cross the network in the clear: give a loopback address, or let the gateway ask at `--listen`".to_owned())
+}
+
+fn token_of(text: &str) -> Result<(String, PathBuf), String> {
+    let (server, file) = text.split_once('=').filter(|(server, _)| server.contains('/')).ok_or("write `namespace/name=FILE`")?;
+    Ok((server.to_owned(), file.into()))
 }
 
 /// Time between two looks at the manifests.
@@ -104,10 +127,23 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let log = Log::open(&audit_settings(&args)).context("opening the audit log")?;
     let past = Past::read(&args.audit_dir, Timestamp::now()).context("reading in the audit log what tasks have done")?;
     let state = Arc::new(State::after(past));
-    let sources = Sources::begin(&args, client.clone(), &state, &readiness)?;
+    let every = SignedDuration::from(args.tools_every).unsigned_abs().max(Duration::from_secs(1));
+    let tools = Arc::new(tools::Watch::new(every, args.tools_tokens.iter().cloned().collect()));
+    let sources = Sources::begin(&args, client.clone(), &state, &tools, &readiness).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     let authorizer = Arc::new(Authorizer::new(state.clone(), trust, Some(log.clone())));
-    let app = door::authzen::router(authorizer.clone()).merge(door::kubernetes::router(authorizer));
+    let envoy = door::envoy::router(authorizer.clone());
+    let app = door::authzen::router(authorizer.clone()).merge(door::kubernetes::router(authorizer)).merge(envoy.clone());
+    // Without a cluster nothing has to learn that the process is leaving.
+    let linger = if client.is_some() { Limits::default().linger } else { Duration::ZERO };
+    let limits = Limits { linger, ..Limits::default() };
+    let beside = match args.envoy_listen {
+        None => None,
+        Some(address) => {
+            let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
+            Some(tokio::spawn(serve::h2c(listener, envoy, stop.clone(), limits)))
+        }
+    };
     let serving = Serving::new();
     let certificate = certificate(&args, client.clone(), serving.clone(), metrics, certified, stop.clone());
     let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: None };
@@ -115,13 +151,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let admin = TcpListener::bind(args.admin).await.with_context(|| format!("listening on {}", args.admin))?;
     let admin = tokio::spawn(admin::serve(admin, pages, admin_ends));
     info!(address = %args.listen, "answering");
-    // Without a cluster nothing has to learn that the process is leaving.
-    let linger = if client.is_some() { Limits::default().linger } else { Duration::ZERO };
-    let served = serve::https_to(listener, app, serving, &clients, stop.clone(), Limits { linger, ..Limits::default() });
+    let served = serve::https_to(listener, app, serving, &clients, stop.clone(), limits);
     tokio::select! {
         ended = served => { let _ = ended?; }
-        kept = sources.keep(state, &readiness) => kept?,
+        kept = sources.keep(state, tools.clone(), &readiness) => kept?,
+        () = tools.run() => {}
         kept = async { kept(certificate.await, &stop).await } => kept?,
+    }
+    if let Some(beside) = beside {
+        let _ = beside.await;
     }
     end_admin.stop();
     let _ = admin.await;
@@ -201,7 +239,13 @@ enum Sources {
 
 impl Sources {
     /// What is wrong at the start is told at the start: a directory that is not there serves nobody.
-    fn begin(args: &Args, client: Option<Client>, state: &State, readiness: &Readiness) -> anyhow::Result<Self> {
+    async fn begin(
+        args: &Args,
+        client: Option<Client>,
+        state: &State,
+        tools: &Arc<tools::Watch>,
+        readiness: &Readiness,
+    ) -> anyhow::Result<Self> {
         if let Some(client) = client {
             return Ok(Self::Cluster(client));
         }
@@ -212,18 +256,22 @@ impl Sources {
             begin: Timestamp::now(),
             last: None,
             compiler: Compiler::default(),
+            tools: tools.clone(),
         };
         if files.look(state) > 0 && state.count() == 0 {
             bail!("the manifests hold no task that can be read");
         }
+        // A tool that has changed while nobody looked is stopped before the first question.
+        tools.round().await;
+        files.look(state);
         Ok(Self::Files(Box::new(files)))
     }
 
-    async fn keep(self, state: Arc<State>, readiness: &Readiness) -> anyhow::Result<()> {
+    async fn keep(self, state: Arc<State>, tools: Arc<tools::Watch>, readiness: &Readiness) -> anyhow::Result<()> {
         let mut files = match self {
             Self::Files(files) => files,
             Self::Cluster(client) => {
-                known::keep(client, state, readiness).await;
+                known::keep(client, state, tools, readiness).await;
                 bail!("a watch ended");
             }
         };
@@ -247,13 +295,15 @@ struct Looking {
     begin: Timestamp,
     last: Option<String>,
     compiler: Compiler,
+    tools: Arc<tools::Watch>,
 }
 
 impl Looking {
     /// Looks, and takes in what changed. How many problems there were.
     fn look(&mut self, state: &State) -> usize {
         let looked_at = Timestamp::now();
-        let known = Known::read(&self.paths, &self.namespace, self.begin);
+        let mut known = Known::read(&self.paths, &self.namespace, self.begin);
+        self.tools.apply(&mut known.sources);
         let unread = known.problems.iter().any(|problem| problem.at.is_none());
         let now = format!("{:?}{:?}{:?}", known.sources, known.subjects, known.problems);
         if self.last.as_ref() == Some(&now) {

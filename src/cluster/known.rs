@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use super::read::Read;
 use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Phase, TaskScope, ToolGrant, ToolServer};
 use crate::authorizer::state::State;
+use crate::authorizer::tools::Watch;
 use crate::decide::authorize::compile::{self, CompiledScope};
 use crate::decide::authorize::snapshot::{Compiler, ServerSource, Sheet, Sources, Written};
 use crate::decide::authorize::{Standing, Subject};
@@ -58,7 +59,7 @@ struct Keeping {
 
 /// Keeps the state current for as long as the process lives. It returns only where a watch ends,
 /// which none does.
-pub async fn keep(client: Client, state: Arc<State>, readiness: &Readiness) {
+pub async fn keep(client: Client, state: Arc<State>, tools: Arc<Watch>, readiness: &Readiness) {
     let keeping = Arc::new(Keeping { seen: Mutex::default(), state, changed: Notify::new() });
     let ready = |name| readiness.handle(name);
     // Before any watch begins: a process that waits for nothing would count as ready.
@@ -81,7 +82,7 @@ pub async fn keep(client: Client, state: Arc<State>, readiness: &Readiness) {
         () = watch::<AgentPolicy>(client.clone(), &keeping, told(policies)) => {}
         () = watch::<ClusterAgentPolicy>(client.clone(), &keeping, told(cluster_policies)) => {}
         () = watch::<ToolServer>(client.clone(), &keeping, told(servers)) => {}
-        () = compile(&keeping, &all, compiled) => {}
+        () = compile(&keeping, &tools, &all, compiled) => {}
         () = ask(&client, &keeping, &all) => {}
     }
 }
@@ -111,13 +112,14 @@ impl Keeping {
 }
 
 /// Compiles what changed, once every watch has told all there is.
-async fn compile(keeping: &Arc<Keeping>, all: &tokio::sync::Semaphore, compiled: Handle) {
+async fn compile(keeping: &Arc<Keeping>, tools: &Watch, all: &tokio::sync::Semaphore, compiled: Handle) {
     let mut compiler = Compiler::default();
     let mut compiled = Some(compiled);
     // The semaphore is never closed.
     let _all = all.acquire_many(WATCHES).await;
     loop {
-        let sources = keeping.seen().sources.clone();
+        let mut sources = keeping.seen().sources.clone();
+        tools.apply(&mut sources);
         let compilation = tokio::task::spawn_blocking(move || {
             let (snapshot, trouble) = compiler.compile(&sources);
             (compiler, snapshot, trouble)
@@ -132,7 +134,10 @@ async fn compile(keeping: &Arc<Keeping>, all: &tokio::sync::Semaphore, compiled:
         if compiled.take().is_some() {
             info!(tasks = keeping.state.count(), problems = trouble.len(), "took in the policies");
         }
-        keeping.changed.notified().await;
+        tokio::select! {
+            () = keeping.changed.notified() => {}
+            () = tools.changed() => {}
+        }
         tokio::time::sleep(COMPILE_EVERY).await;
     }
 }

@@ -16,6 +16,7 @@ pub mod cedar;
 pub mod compile;
 mod explain;
 pub mod history;
+mod reach;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::api::{AgentTask, AgentTaskSpec, Classification, CountedBy, Effect, Mo
 use arguments::Values;
 use compile::{CompiledRule, Slice, Then};
 use history::{History, Limit, Mark};
+pub use reach::reach;
 pub use snapshot::{KubernetesRequest, Server, Snapshot, ToolFacts};
 
 /// How long a light answer may be used again at most, in seconds.
@@ -239,6 +241,9 @@ pub enum Code {
     EvaluationError,
     UnknownTask,
     NotRecorded,
+    BadRequest,
+    HeaderMismatch,
+    UnknownMethod,
 }
 
 impl Code {
@@ -266,9 +271,29 @@ impl Code {
             Self::EvaluationError => "EvaluationError",
             Self::UnknownTask => "UnknownTask",
             Self::NotRecorded => "NotRecorded",
+            Self::BadRequest => "BadRequest",
+            Self::HeaderMismatch => "HeaderMismatch",
+            Self::UnknownMethod => "UnknownMethod",
         }
     }
 }
+
+impl Reason {
+    /// Whether the same action may be permitted later, with nothing changed by anybody.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self.code {
+            Code::StalePolicy | Code::TaskNotReady | Code::NotRecorded => true,
+            Code::LimitReached => self.help == WAIT || self.help == AWAIT_OUTCOMES,
+            _ => false,
+        }
+    }
+}
+
+/// What to do where a limit looks back a while only.
+const WAIT: &str = "wait and try again";
+/// What to do where too many outcomes are awaited.
+const AWAIT_OUTCOMES: &str = "report outcomes, or wait until the reservations expire";
 
 /// Whom to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -662,7 +687,7 @@ impl Found {
                 Code::LimitReached,
                 None,
                 format!("{} actions of this task await their outcome", history::MOST_RESERVED),
-                "report outcomes, or wait until the reservations expire",
+                AWAIT_OUTCOMES,
             ));
         }
         let counted: Vec<(Limit, CountedBy)> = counting.into_iter().map(|(limit, by, _)| (limit, by)).collect();
@@ -720,7 +745,7 @@ fn limit_reached(limit: &Limit, by: CountedBy) -> Reason {
         CountedBy::Agent => "agent",
     };
     let (window, help) = match limit.per {
-        Some(per) => (format!(" in {} s", per.as_secs()), "wait and try again".to_owned()),
+        Some(per) => (format!(" in {} s", per.as_secs()), WAIT.to_owned()),
         None => (" in its life".to_owned(), "start a new task, or have the limit raised".to_owned()),
     };
     Reason {

@@ -89,6 +89,25 @@ fn only_those_who_speak_to_a_cluster_hold_a_client() {
 }
 
 #[test]
+fn what_reads_a_request_knows_neither_tasks_nor_the_network() {
+    for (file, code) in sources("authorizer/mcp") {
+        let wrong: Vec<_> =
+            after(&code, "crate::").into_iter().filter(|word| MODULES.contains(word) && *word != "decide").collect();
+        assert!(wrong.is_empty(), "src/{file} imports {wrong:?}");
+        for word in ["tokio::", "hyper", "axum::", "State", "Trust", "Snapshot", "async fn"] {
+            assert!(!code.contains(word), "src/{file} must know nothing of `{word}`");
+        }
+    }
+}
+
+#[test]
+fn servers_are_asked_by_one_file_alone() {
+    for (file, code) in sources("").iter().filter(|(file, _)| file != "authorizer/tools/client.rs") {
+        assert!(!code.contains("hyper_util::client") && !code.contains("hyper_rustls"), "src/{file} holds an HTTP client");
+    }
+}
+
+#[test]
 fn bytes_of_tokens_are_seen_in_the_cluster_module_alone() {
     for (file, code) in sources("").iter().filter(|(file, _)| !belongs(file, "cluster")) {
         // The key of the webhook's certificate, from a file; no token comes there.

@@ -403,12 +403,9 @@ impl Snapshot {
         own.chain(others).filter_map(|server| server.as_ref().ok()).filter(move |server| server.usable_from(from))
     }
 
-    /// The tool that an action calls.
-    pub(super) fn tool(&self, from: &str, action: &Action) -> Result<(Arc<Server>, Arc<ToolFacts>), Box<No>> {
-        if let Some(request) = &action.kubernetes {
-            return Ok(Server::kubernetes(from, action.tool, request));
-        }
-        let (namespace, name) = action.server.split_once('/').unwrap_or((from, action.server));
+    /// The server that a namespace calls by a name, where it may.
+    pub(super) fn usable(&self, from: &str, called: &str) -> Result<&Arc<Server>, Box<No>> {
+        let (namespace, name) = called.split_once('/').unwrap_or((from, called));
         let unknown = |why: String| no(Code::UnknownServer, None, why, "a ToolServer must describe what agents call");
         let server = match self.shard(namespace).servers.get(name) {
             Some(Ok(server)) => server,
@@ -427,6 +424,15 @@ impl Snapshot {
             let message = format!("ToolServer `{}` may not be used from namespace `{from}`", server.key);
             return Err(no(Code::ServerNotUsable, None, message, format!("its owner can add `{from}` to `usableFrom`")));
         }
+        Ok(server)
+    }
+
+    /// The tool that an action calls.
+    pub(super) fn tool(&self, from: &str, action: &Action) -> Result<(Arc<Server>, Arc<ToolFacts>), Box<No>> {
+        if let Some(request) = &action.kubernetes {
+            return Ok(Server::kubernetes(from, action.tool, request));
+        }
+        let server = self.usable(from, action.server)?;
         let Some(tool) = server.tools.get(action.tool) else {
             let known = server.tools.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             let message = format!("ToolServer `{}` lists no tool of this name, letter for letter", server.key);

@@ -1,0 +1,61 @@
+//! May this task speak to this server at all?
+//!
+//! Protocols greet a server and ask what it offers before anything is called. That needs no tool
+//! of its own: it needs a live task whose scope names one of the server's. In: what a decision
+//! about a call takes, without an action. Out: a [`Decision`]. Nothing is counted, and no rule is
+//! asked: rules are about tools.
+
+use jiff::Timestamp;
+
+use super::snapshot::Scope;
+use super::{Code, Decision, LookedAt, No, Outcome, Reason, Risk, Server, Snapshot, Subject, alive, fresh, no};
+
+/// Decides whether a task may speak to a server.
+pub fn reach(snapshot: &Snapshot, known_at: Timestamp, subject: &Subject, server: &str, now: Timestamp) -> Decision {
+    let mut looked_at = LookedAt::default();
+    let judged = judge(snapshot, known_at, subject, server, now, &mut looked_at);
+    let (outcome, risk, reasons) = match judged {
+        Ok(reason) => (Outcome::Permit, Risk::Low, vec![reason]),
+        Err(no) => (Outcome::Deny, Risk::High, no.reasons),
+    };
+    Decision { outcome, cache_for: 0, risk, reasons, notices: vec![], approval: None, reservation: None, looked_at }
+}
+
+fn judge(
+    snapshot: &Snapshot,
+    known_at: Timestamp,
+    subject: &Subject,
+    server: &str,
+    now: Timestamp,
+    looked_at: &mut LookedAt,
+) -> Result<Reason, Box<No>> {
+    looked_at.versions.push((format!("AgentTask {}", subject.key), subject.versions[0].clone()));
+    looked_at.versions.push((format!("AgentIdentity {}", subject.agent_key), subject.versions[1].clone()));
+    fresh(snapshot, known_at, now)?;
+    alive(subject, now)?;
+    let shard = snapshot.shard(&subject.namespace);
+    snapshot.readable(shard)?;
+    let server = snapshot.usable(&subject.namespace, server)?;
+    looked_at.versions.push((format!("ToolServer {}", server.key), server.version.clone()));
+    let scope = shard.scope(&subject.scope)?;
+    looked_at.versions.push((format!("TaskScope {}/{}", subject.namespace, subject.scope), scope.version.clone()));
+    if !names(scope, subject, server) {
+        let message = format!("scope `{}` leaves this task no tool of `{}`", subject.scope, server.key);
+        return Err(no(Code::OutOfScope, None, message, "stay within the scope, or start a task with one that covers it"));
+    }
+    Ok(Reason {
+        code: Code::Permitted,
+        rule: Some(format!("TaskScope {}/{}", subject.namespace, subject.scope).into()),
+        message: format!("scope `{}` names tools of `{}`", subject.scope, server.key),
+        help: String::new(),
+    })
+}
+
+/// Whether a scope leaves a task any tool of a server.
+fn names(scope: &Scope, subject: &Subject, server: &Server) -> bool {
+    server.tools().any(|tool| {
+        let narrowed = subject.narrowed.as_ref();
+        scope.compiled.tools.contains_key(&*tool.key)
+            && narrowed.is_none_or(|narrowed| narrowed.iter().any(|name| tool.is(&subject.namespace, name)))
+    })
+}
