@@ -6,7 +6,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use mandate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, KubernetesRule, TaskScope};
+use mandate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, KubernetesRule, TaskScope, ToolServer};
 use serde::Serialize;
 use serde::de::{Deserialize as _, DeserializeOwned};
 use serde_json::Value as Json;
@@ -82,18 +82,20 @@ fn every_policy_that_the_security_model_names_is_installed() {
 #[test]
 fn every_example_is_read_by_its_type_to_the_last_field() {
     let mut read_ = 0;
-    for name in names(&root().join("examples/manifests")) {
-        // These two are a list of rules and values of the chart.
-        if ["ceiling.yaml", "values.yaml"].contains(&name.as_str()) {
+    let of = |dir: &str| names(&root().join(dir)).into_iter().map(|name| format!("{dir}/{name}")).collect::<Vec<_>>();
+    for name in of("examples/manifests").into_iter().chain(of("examples/finance")) {
+        // A list of rules, values of the chart, and test cases.
+        if ["/ceiling.yaml", "/values.yaml", ".test.yaml"].iter().any(|ending| name.ends_with(ending)) {
             continue;
         }
-        for document in documents(&read(Path::new("examples/manifests").join(&name))) {
+        for document in documents(&read(&name)) {
             let whole = match document["kind"].as_str().unwrap() {
                 "AgentIdentity" => back::<AgentIdentity>(&document),
                 "AgentPolicy" => back::<AgentPolicy>(&document),
                 "AgentTask" => back::<AgentTask>(&document),
                 "ClusterAgentPolicy" => back::<ClusterAgentPolicy>(&document),
                 "TaskScope" => back::<TaskScope>(&document),
+                "ToolServer" => back::<ToolServer>(&document),
                 "ConfigMap" => back::<ConfigMap>(&document),
                 "Pod" => back::<Pod>(&document),
                 "Role" => back::<Role>(&document),
