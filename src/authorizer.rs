@@ -32,7 +32,10 @@ use sha2::{Digest, Sha256};
 use crate::audit::{self, Entry, Kind, Log};
 use crate::clock::Clock;
 use crate::decide::authorize::history::{Outcome as Reported, RESERVED_FOR};
-use crate::decide::authorize::{Action, Code, Decision, Histories, LookedAt, Outcome, Reason, Risk, Snapshot, authorize};
+use crate::decide::authorize::{
+    Action, Code, Decision, Histories, LookedAt, Outcome, Reason, Reservation, Risk, Snapshot, authorize,
+};
+use crate::metrics::Metrics;
 use state::{Live, State};
 use trust::{Asker, Caller};
 
@@ -46,6 +49,8 @@ pub struct Authorizer {
     pub log: Option<Log>,
     /// The time.
     pub clock: Clock,
+    /// What is counted; none where nobody looks.
+    metrics: Option<Arc<Metrics>>,
     /// Decisions whose outcome is awaited.
     awaited: Cache<String, Awaited>,
 }
@@ -54,7 +59,7 @@ pub struct Authorizer {
 #[derive(Clone)]
 struct Awaited {
     task: Arc<Live>,
-    reservation: u64,
+    reservation: Reservation,
     asker: Arc<str>,
 }
 
@@ -102,6 +107,9 @@ impl Answer {
     }
 }
 
+/// How long the disk may take to have a decision. An enforcement point that waits longer has
+/// given up.
+const RECORDED_WITHIN: Duration = Duration::from_secs(5);
 /// Most decisions whose outcome is awaited at once.
 const MOST_AWAITED: u64 = 100_000;
 
@@ -111,7 +119,13 @@ impl Authorizer {
     pub fn new(state: Arc<State>, trust: trust::Trust, log: Option<Log>) -> Self {
         let life = Duration::try_from(RESERVED_FOR).unwrap_or_default();
         let awaited = Cache::builder().max_capacity(MOST_AWAITED).time_to_live(life).build();
-        Self { state, trust, log, clock: Clock::default(), awaited }
+        Self { state, trust, log, clock: Clock::default(), metrics: None, awaited }
+    }
+
+    /// Counts what is decided.
+    #[must_use]
+    pub fn counted(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// Decides, records, answers.
@@ -121,26 +135,35 @@ impl Authorizer {
 
     /// The same by a snapshot that the caller holds, so that several answers agree.
     pub async fn decide_by(&self, snapshot: &Snapshot, question: &Question<'_>) -> Answer {
-        self.conclude(question, |task, now| self.judge(snapshot, task, question, now)).await
+        self.conclude(question, |task, now| match task {
+            Some(task) => self.judge(snapshot, task, question, now),
+            None => unknown(&question.caller),
+        })
+        .await
+    }
+
+    /// Refuses what cannot be decided: who acts was not proved, or nobody can tell what is meant.
+    /// It is recorded as every no is.
+    pub async fn refuse(&self, question: &Question<'_>, code: Code, message: &str, help: &str) -> Answer {
+        self.conclude(question, |_, _| refused(code, message, help)).await
     }
 
     /// Records what is decided of a task, and answers.
-    async fn conclude(&self, question: &Question<'_>, judge: impl FnOnce(&Live, Timestamp) -> Decision + Send) -> Answer {
+    async fn conclude(&self, question: &Question<'_>, judge: impl FnOnce(Option<&Live>, Timestamp) -> Decision + Send) -> Answer {
         let begun = Instant::now();
         let now = self.clock.now();
         let id = audit::new_id(now);
         let task = self.state.task(&question.caller);
         let reports = question.action.reports_outcome;
-        let mut decision = match &task {
-            Some(task) => judge(task, now),
-            None => unknown(&question.caller),
-        };
+        let mut decision = judge(task.as_deref(), now);
         let recorded = self.record(&id, question, task.as_deref(), &decision, now, begun).await;
         if let (Some(task), Some(reservation)) = (&task, decision.reservation.take()) {
             match (&recorded, reports) {
-                (Err(_), _) => _ = task.history().settle(reservation, Reported::Failed, now),
-                (Ok(()), false) => _ = task.history().settle(reservation, Reported::Completed, now),
+                (Err(_), _) => _ = task.settle(reservation, Reported::Failed, now),
+                (Ok(()), false) => _ = task.settle(reservation, Reported::Completed, now),
                 (Ok(()), true) => {
+                    // What was tried by an agent has been tried, however it ends.
+                    task.settle_of_agent(reservation, Reported::Completed, now);
                     let asker = question.asker.name.clone();
                     self.awaited.insert(id.clone(), Awaited { task: task.clone(), reservation, asker });
                     decision.reservation = Some(reservation);
@@ -148,12 +171,16 @@ impl Authorizer {
             }
         }
         if let Err(error) = recorded {
-            tracing::error!(error = error.category(), "a decision could not be recorded: denied");
+            tracing::error!(error, "a decision could not be recorded: denied");
             decision = refused(
                 Code::NotRecorded,
                 "the decision could not be recorded, and what is not recorded is not permitted",
                 "try again; the operator of Mandate must look at the audit log",
             );
+        }
+        if let Some(metrics) = &self.metrics {
+            let code = decision.reasons.first().map_or("", |reason| reason.code.as_str());
+            metrics.decided(question.door, decision.outcome.as_str(), code, begun.elapsed());
         }
         Answer { id, at: now, decision }
     }
@@ -184,13 +211,23 @@ impl Authorizer {
         decision: &Decision,
         now: Timestamp,
         begun: Instant,
-    ) -> Result<(), audit::AuditError> {
+    ) -> Result<(), &'static str> {
         let Some(log) = &self.log else { return Ok(()) };
         let entry = entry(id, question, task, decision, now, begun);
-        match (decision.outcome, decision.risk) {
+        let recorded = match (decision.outcome, decision.risk) {
             (Outcome::Permit, Risk::Low) => log.note(entry),
-            _ => log.record(entry).await,
-        }
+            _ => match tokio::time::timeout(RECORDED_WITHIN, log.record(entry)).await {
+                Ok(recorded) => recorded,
+                Err(_) => {
+                    // It may be written yet. Then this stands behind it, and tells that it was no answer.
+                    let keys = audit::Keys { outcome: Some("withheld".to_owned()), ..audit::Keys::default() };
+                    let body = json!({"details": "the disk took too long; the enforcement point was told no"});
+                    let _ = log.note(Entry { id: id.to_owned(), at: now, kind: Kind::Outcome, keys, body });
+                    return Err("slow");
+                }
+            },
+        };
+        recorded.map_err(|error| error.category())
     }
 
     /// Takes in how an action ended that was permitted to an asker who reports outcomes. False
@@ -208,7 +245,7 @@ impl Authorizer {
         let Some(awaited) = self.awaited.get(decision).filter(|awaited| awaited.asker == asker.name) else { return Ok(false) };
         self.awaited.invalidate(decision);
         let now = self.clock.now();
-        let known = awaited.task.history().settle(awaited.reservation, outcome, now);
+        let known = awaited.task.history().settle(awaited.reservation.task, outcome, now);
         if let Some(log) = &self.log {
             let subject = awaited.task.subject();
             let word = match outcome {
@@ -302,7 +339,7 @@ pub fn digest(arguments: &serde_json::Map<String, Value>) -> String {
     hex
 }
 
-fn unknown(caller: &Caller) -> Decision {
+pub(crate) fn unknown(caller: &Caller) -> Decision {
     refused(
         Code::UnknownTask,
         format!("no running task belongs to {caller}"),
