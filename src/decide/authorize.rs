@@ -167,9 +167,18 @@ pub struct Decision {
     /// Whom to ask, where a person must be asked.
     pub approval: Option<Approval>,
     /// By which [`History::settle`] takes the outcome, where one is awaited.
-    pub reservation: Option<u64>,
+    pub reservation: Option<Reservation>,
     /// What was looked at.
     pub looked_at: LookedAt,
+}
+
+/// An action that was permitted and whose outcome is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// In the history of the task.
+    pub task: u64,
+    /// In that of its agent, where a limit counts there.
+    pub agent: Option<u64>,
 }
 
 /// Yes, no, or not without a person.
@@ -240,6 +249,7 @@ pub enum Code {
     LimitReached,
     EvaluationError,
     UnknownTask,
+    NotAuthenticated,
     NotRecorded,
     BadRequest,
     HeaderMismatch,
@@ -270,6 +280,7 @@ impl Code {
             Self::LimitReached => "LimitReached",
             Self::EvaluationError => "EvaluationError",
             Self::UnknownTask => "UnknownTask",
+            Self::NotAuthenticated => "NotAuthenticated",
             Self::NotRecorded => "NotRecorded",
             Self::BadRequest => "BadRequest",
             Self::HeaderMismatch => "HeaderMismatch",
@@ -382,7 +393,7 @@ impl LookedAt {
 struct Yes {
     reasons: Vec<Reason>,
     notices: Vec<Reason>,
-    reservation: Option<u64>,
+    reservation: Option<Reservation>,
     depends_on_history: bool,
 }
 
@@ -613,7 +624,7 @@ fn resource<'a>(tool: &ToolFacts, action: &'a Action) -> Result<Option<&'a str>,
 /// A permitted action, taken into the histories.
 struct Taken {
     notices: Vec<Reason>,
-    reservation: Option<u64>,
+    reservation: Option<Reservation>,
     counted: Vec<(Limit, CountedBy)>,
 }
 
@@ -695,12 +706,12 @@ impl Found {
             counted.iter().filter(|(_, by)| *by == wanted).map(|(limit, _)| limit.clone()).collect()
         };
         let of_agent = of(CountedBy::Agent);
-        // What one agent did in all is counted at once: an action that failed has still been tried.
-        if !of_agent.is_empty() {
-            histories.agent.take(mark, &of_agent, false, now);
-        }
-        let reservation = histories.task.take(mark, &of(CountedBy::Task), awaited, now);
-        Ok(Taken { notices, reservation, counted })
+        let agent = match of_agent.as_slice() {
+            [] => None,
+            limits => histories.agent.take(mark, limits, awaited, now),
+        };
+        let task = histories.task.take(mark, &of(CountedBy::Task), awaited, now);
+        Ok(Taken { notices, reservation: task.map(|task| Reservation { task, agent }), counted })
     }
 }
 

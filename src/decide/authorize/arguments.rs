@@ -11,6 +11,8 @@ use crate::api::{Amount, Argument, ArgumentType};
 
 /// Longest text of a `string` argument, in bytes.
 pub const LONGEST_TEXT: usize = 64 * 1024;
+/// Below this a float of 64 bits tells four decimals apart (2^53 ten-thousandths).
+const LARGEST_FRACTION: f64 = 900_719_925_474.0;
 /// Most entries of a `strings` argument.
 pub const MOST_ENTRIES: usize = 1024;
 
@@ -104,6 +106,12 @@ impl Values {
                 self.numbers.insert(name, whole.ok_or("a whole number between ±922337203685477")?);
             }
             (ArgumentType::Integer, _) => return Err("a whole number between ±922337203685477"),
+            // Beyond this a JSON number with decimals may have been rounded when it was read.
+            (ArgumentType::Decimal, Value::Number(number))
+                if number.is_f64() && number.as_f64().is_none_or(|number| number.abs() >= LARGEST_FRACTION) =>
+            {
+                return Err("an exact number with four decimals at most; write one this large as a text");
+            }
             (ArgumentType::Decimal, Value::Number(number)) => {
                 let exact = number.to_string().parse().map_err(|_| "an exact number with four decimals at most")?;
                 self.numbers.insert(name, exact);
@@ -158,6 +166,7 @@ mod tests {
             ("decimal", json!(0.00001)),
             ("decimal", json!("NaN")),
             ("decimal", json!(1e300)),
+            ("decimal", json!(900_719_925_474.5)),
             ("decimal", json!(true)),
             ("boolean", json!("true")),
             ("strings", json!("a")),

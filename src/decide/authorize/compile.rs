@@ -153,6 +153,12 @@ pub fn policy(place: Place, name: &str, guardrails: &Guardrails) -> Result<Vec<A
     for (index, rule) in guardrails.rules.iter().enumerate() {
         let at = format!("spec.rules[{index}]");
         let id: Arc<str> = format!("{owner}#{}", rule.name).into();
+        // Of two rules of one name only one would be asked.
+        if guardrails.rules[..index].iter().any(|other| other.name == rule.name) {
+            let message = format!("another rule is called `{}` too: give each its own name", rule.name);
+            problems.push(Problem { at: format!("{at}.name"), message });
+            continue;
+        }
         match self::rule(place, id, &at, rule, guardrails.mode) {
             Ok(rule) => rules.push(Arc::new(rule)),
             Err(found) => problems.extend(found),

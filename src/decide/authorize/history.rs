@@ -168,6 +168,12 @@ impl History {
                 // INVARIANT: oldest first. A clock that went back must not break the search.
                 let at = counter.recent.back().map_or(now, |last| (*last).max(now));
                 counter.recent.push_back(at);
+                // A limit that only warns goes on counting; what is far beyond it need not be told
+                // apart. So many may still be given back.
+                let most = usize::try_from(limit.count).unwrap_or(usize::MAX).saturating_add(MOST_RESERVED);
+                if counter.recent.len() > most {
+                    counter.recent.pop_front();
+                }
             }
         }
         self.highest_read = self.highest_read.max(mark.read);

@@ -238,7 +238,9 @@ impl Compiler {
             let shard = shards.entry(namespace.clone()).or_default();
             for (name, written) in &sheet.servers {
                 let made = match &*written.spec {
-                    Loaded::Readable(source) => Ok(Arc::new(Server::of(namespace, name, &written.version, source))),
+                    Loaded::Readable(source) => {
+                        unambiguous(&source.spec).map(|()| Arc::new(Server::of(namespace, name, &written.version, source)))
+                    }
                     Loaded::Broken(why) => Err(why.clone()),
                 };
                 if let Err(why) = &made {
@@ -325,6 +327,21 @@ fn loaded<T, U>(spec: &Loaded<T>, of: impl Fn(&T) -> &U) -> Result<&U, &String> 
         Loaded::Readable(spec) => Ok(of(spec)),
         Loaded::Broken(why) => Err(why),
     }
+}
+
+/// What an API server would not have let in, and what leaves it open how an action is judged.
+fn unambiguous(spec: &ToolServerSpec) -> Result<(), String> {
+    for (index, tool) in spec.tools.iter().enumerate() {
+        let name = &tool.name;
+        if spec.tools[..index].iter().any(|other| other.name == *name) {
+            return Err(format!("spec.tools[{index}].name: another tool is called `{name}` too"));
+        }
+        let declared = |argument: &String| tool.arguments.as_ref().is_some_and(|arguments| arguments.contains_key(argument));
+        if let Some(argument) = tool.resource.as_ref().filter(|argument| !declared(argument)) {
+            return Err(format!("spec.tools[{index}].resource: `{argument}` is no argument that `{name}` declares"));
+        }
+    }
+    Ok(())
 }
 
 fn whole(why: &str) -> Problem {

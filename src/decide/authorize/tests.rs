@@ -407,7 +407,7 @@ policies:
     );
     let read = scene.action("ledger/read", &json!({}), |action| action.reports_outcome = true);
     scene.refuses("ledger/post", &json!({"amount": 1}), Code::RuleDenied, "read first");
-    assert!(scene.task.settle(read.reservation.unwrap(), history::Outcome::Completed, scene.now));
+    assert!(scene.task.settle(read.reservation.unwrap().task, history::Outcome::Completed, scene.now));
     scene.allows("ledger/post", &json!({"amount": 1}));
 }
 
