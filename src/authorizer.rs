@@ -32,7 +32,10 @@ use sha2::{Digest, Sha256};
 use crate::audit::{self, Entry, Kind, Log};
 use crate::clock::Clock;
 use crate::decide::authorize::history::{Outcome as Reported, RESERVED_FOR};
-use crate::decide::authorize::{Action, Code, Decision, Histories, LookedAt, Outcome, Reason, Risk, Snapshot, authorize};
+use crate::decide::authorize::{
+    Action, Code, Decision, Histories, LookedAt, Outcome, Reason, Reservation, Risk, Snapshot, authorize,
+};
+use crate::metrics::Metrics;
 use state::{Live, State};
 use trust::{Asker, Caller};
 
@@ -46,6 +49,8 @@ pub struct Authorizer {
     pub log: Option<Log>,
     /// The time.
     pub clock: Clock,
+    /// What is counted; none where nobody looks.
+    metrics: Option<Arc<Metrics>>,
     /// Decisions whose outcome is awaited.
     awaited: Cache<String, Awaited>,
 }
@@ -54,7 +59,7 @@ pub struct Authorizer {
 #[derive(Clone)]
 struct Awaited {
     task: Arc<Live>,
-    reservation: u64,
+    reservation: Reservation,
     asker: Arc<str>,
 }
 
@@ -102,6 +107,9 @@ impl Answer {
     }
 }
 
+/// How long the disk may take to have a decision. An enforcement point that waits longer has
+/// given up.
+const RECORDED_WITHIN: Duration = Duration::from_secs(5);
 /// Most decisions whose outcome is awaited at once.
 const MOST_AWAITED: u64 = 100_000;
 
@@ -111,7 +119,13 @@ impl Authorizer {
     pub fn new(state: Arc<State>, trust: trust::Trust, log: Option<Log>) -> Self {
         let life = Duration::try_from(RESERVED_FOR).unwrap_or_default();
         let awaited = Cache::builder().max_capacity(MOST_AWAITED).time_to_live(life).build();
-        Self { state, trust, log, clock: Clock::default(), awaited }
+        Self { state, trust, log, clock: Clock::default(), metrics: None, awaited }
+    }
+
+    /// Counts what is decided.
+    #[must_use]
+    pub fn counted(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics: Some(metrics), ..self }
     }
 
     /// Decides, records, answers.
@@ -124,23 +138,33 @@ impl Authorizer {
         self.conclude(question, |task, now| self.judge(snapshot, task, question, now)).await
     }
 
-    /// Records what is decided of a task, and answers.
+    /// Refuses what cannot be decided: who acts was not proved, or nobody can tell what is meant.
+    /// It is recorded as every no is.
+    pub async fn refuse(&self, question: &Question<'_>, code: Code, message: &str, help: &str) -> Answer {
+        self.answer(question, |_, _| refused(code, message, help)).await
+    }
+
+    /// The same of a task that is known; of one that is not, the answer is no.
     async fn conclude(&self, question: &Question<'_>, judge: impl FnOnce(&Live, Timestamp) -> Decision + Send) -> Answer {
+        self.answer(question, |task, now| task.map_or_else(|| unknown(&question.caller), |task| judge(task, now))).await
+    }
+
+    /// Records what is decided of a task, and answers.
+    async fn answer(&self, question: &Question<'_>, judge: impl FnOnce(Option<&Live>, Timestamp) -> Decision + Send) -> Answer {
         let begun = Instant::now();
         let now = self.clock.now();
         let id = audit::new_id(now);
         let task = self.state.task(&question.caller);
         let reports = question.action.reports_outcome;
-        let mut decision = match &task {
-            Some(task) => judge(task, now),
-            None => unknown(&question.caller),
-        };
+        let mut decision = judge(task.as_deref(), now);
         let recorded = self.record(&id, question, task.as_deref(), &decision, now, begun).await;
         if let (Some(task), Some(reservation)) = (&task, decision.reservation.take()) {
             match (&recorded, reports) {
-                (Err(_), _) => _ = task.history().settle(reservation, Reported::Failed, now),
-                (Ok(()), false) => _ = task.history().settle(reservation, Reported::Completed, now),
+                (Err(_), _) => _ = task.settle(reservation, Reported::Failed, now),
+                (Ok(()), false) => _ = task.settle(reservation, Reported::Completed, now),
                 (Ok(()), true) => {
+                    // What was tried by an agent has been tried, however it ends.
+                    task.settle_of_agent(reservation, Reported::Completed, now);
                     let asker = question.asker.name.clone();
                     self.awaited.insert(id.clone(), Awaited { task: task.clone(), reservation, asker });
                     decision.reservation = Some(reservation);
@@ -148,12 +172,16 @@ impl Authorizer {
             }
         }
         if let Err(error) = recorded {
-            tracing::error!(error = error.category(), "a decision could not be recorded: denied");
+            tracing::error!(error, "a decision could not be recorded: denied");
             decision = refused(
                 Code::NotRecorded,
                 "the decision could not be recorded, and what is not recorded is not permitted",
                 "try again; the operator of Mandate must look at the audit log",
             );
+        }
+        if let Some(metrics) = &self.metrics {
+            let code = decision.reasons.first().map_or("", |reason| reason.code.as_str());
+            metrics.decided(question.door, decision.outcome.as_str(), code, begun.elapsed());
         }
         Answer { id, at: now, decision }
     }
@@ -184,13 +212,17 @@ impl Authorizer {
         decision: &Decision,
         now: Timestamp,
         begun: Instant,
-    ) -> Result<(), audit::AuditError> {
+    ) -> Result<(), &'static str> {
         let Some(log) = &self.log else { return Ok(()) };
         let entry = entry(id, question, task, decision, now, begun);
-        match (decision.outcome, decision.risk) {
+        let recorded = match (decision.outcome, decision.risk) {
             (Outcome::Permit, Risk::Low) => log.note(entry),
-            _ => log.record(entry).await,
-        }
+            _ => match tokio::time::timeout(RECORDED_WITHIN, log.record(entry)).await {
+                Ok(recorded) => recorded,
+                Err(_) => return Err("slow"),
+            },
+        };
+        recorded.map_err(|error| error.category())
     }
 
     /// Takes in how an action ended that was permitted to an asker who reports outcomes. False
@@ -208,7 +240,7 @@ impl Authorizer {
         let Some(awaited) = self.awaited.get(decision).filter(|awaited| awaited.asker == asker.name) else { return Ok(false) };
         self.awaited.invalidate(decision);
         let now = self.clock.now();
-        let known = awaited.task.history().settle(awaited.reservation, outcome, now);
+        let known = awaited.task.history().settle(awaited.reservation.task, outcome, now);
         if let Some(log) = &self.log {
             let subject = awaited.task.subject();
             let word = match outcome {
@@ -320,5 +352,103 @@ fn refused(code: Code, message: impl Into<String>, help: impl Into<String>) -> D
         approval: None,
         reservation: None,
         looked_at: LookedAt::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use serde_json::Map;
+
+    use super::*;
+    use crate::api::{AgentPolicySpec, Phase, TaskScopeSpec, ToolServerSpec};
+    use crate::decide::authorize::snapshot::{Compiler, ServerSource, Sources, Written};
+    use crate::decide::authorize::{Standing, Subject};
+    use crate::decide::world::Loaded;
+
+    fn written<T>(spec: T) -> Written<T> {
+        Written { version: "1".into(), spec: Arc::new(Loaded::Readable(spec)) }
+    }
+
+    /// A task that may post, twice by its own limit and its agent's.
+    fn state() -> Arc<State> {
+        let owner = json!({"team": "t", "contact": "c"});
+        let server: ToolServerSpec = serde_json::from_value(
+            json!({"owner": owner, "tools": [{"name": "post", "effect": "write", "classification": "internal"}]}),
+        )
+        .unwrap();
+        let scope: TaskScopeSpec = serde_json::from_value(
+            json!({"intent": "i", "tools": [{"server": "ledger", "names": ["post"]}], "limits": {"actions": 2}}),
+        )
+        .unwrap();
+        let policy: AgentPolicySpec = serde_json::from_value(
+            json!({"owner": owner, "rules": [{"name": "two", "limit": {"count": 2, "per": "1h", "by": "agent"}}]}),
+        )
+        .unwrap();
+        let mut sources = Sources::default();
+        let sheet = sources.namespaces.entry("finance".to_owned()).or_default();
+        sheet.servers.insert("ledger".to_owned(), written(ServerSource { spec: server, stopped: vec![] }));
+        sheet.scopes.insert("s".to_owned(), written(scope));
+        sheet.policies.insert("p".to_owned(), written(policy));
+        let state = State::default();
+        state.replace(Compiler::default().compile(&sources).0);
+        let now = Timestamp::now();
+        state.is_current(now);
+        state.put(Subject {
+            namespace: "finance".to_owned(),
+            name: "t".to_owned(),
+            key: "finance/t".to_owned(),
+            agent: "bot".to_owned(),
+            agent_key: "finance/bot".to_owned(),
+            scope: "s".to_owned(),
+            phase: Phase::Active,
+            deadline: now + SignedDuration::from_mins(5),
+            standing: Standing::Good,
+            ..Subject::default()
+        });
+        Arc::new(state)
+    }
+
+    async fn post(authorizer: &Authorizer) -> Answer {
+        let (none, asker) = (Map::new(), Asker { name: "gateway".into(), vouches_for: std::collections::BTreeMap::new() });
+        let question = Question {
+            door: "authzen",
+            asker: &asker,
+            caller: Caller::vouched("finance/t".to_owned()),
+            action: Action {
+                server: "ledger",
+                tool: "post",
+                resource: None,
+                arguments: &none,
+                subject_properties: &none,
+                resource_properties: &none,
+                intent: None,
+                reports_outcome: false,
+                kubernetes: None,
+            },
+            trace_id: None,
+        };
+        authorizer.decide(&question).await
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_recorded_is_denied_and_counts_towards_no_limit() {
+        let dir = std::env::temp_dir().join(audit::new_id(Timestamp::now()));
+        let log = Log::open(&audit::Settings::new(&dir)).unwrap();
+        let state = state();
+        let trust = || trust::Trust::of(trust::TrustFile::default(), None).unwrap();
+        let recorded = Authorizer::new(state.clone(), trust(), Some(log.clone()));
+        assert!(post(&recorded).await.is_yes());
+        log.clone().close().await.unwrap();
+        for _ in 0..5 {
+            let answer = post(&recorded).await;
+            assert_eq!(answer.decision.reasons[0].code, Code::NotRecorded);
+        }
+        let unrecorded = Authorizer::new(state, trust(), None);
+        assert!(post(&unrecorded).await.is_yes(), "one of two is left, of the task and of the agent");
+        let answer = post(&unrecorded).await;
+        assert_eq!(answer.decision.reasons.iter().map(|reason| reason.code).collect::<Vec<_>>(), [Code::LimitReached; 2]);
+        drop((recorded, log));
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

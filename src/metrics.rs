@@ -5,6 +5,7 @@
 //! the guarded namespaces as a label, which the installation lists. Recording takes no lock that waits for
 //! a scrape longer than it takes to copy numbers.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -177,6 +178,13 @@ struct Write {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decided {
+    door: &'static str,
+    outcome: &'static str,
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct InPhase {
     phase: TaskPhase,
 }
@@ -200,6 +208,12 @@ pub struct Metrics {
     violations: Family<Standing, Gauge>,
     tokens_minted: Counter,
     certificate_expiry: Gauge,
+    decisions: Family<Decided, Counter>,
+    decision_duration: Histogram,
+    tasks_known: Gauge,
+    known_age: Gauge<f64, AtomicU64>,
+    audit_broken: Gauge,
+    audit_queue: Gauge,
 }
 
 /// A verdict takes microseconds; what takes longer than a second has failed its caller.
@@ -221,6 +235,12 @@ impl Metrics {
             violations: Family::default(),
             tokens_minted: Counter::default(),
             certificate_expiry: Gauge::default(),
+            decisions: Family::default(),
+            decision_duration: Histogram::new(ADMISSION_BUCKETS),
+            tasks_known: Gauge::default(),
+            known_age: Gauge::default(),
+            audit_broken: Gauge::default(),
+            audit_queue: Gauge::default(),
         };
         let Self {
             admission_reviews,
@@ -232,6 +252,12 @@ impl Metrics {
             violations,
             tokens_minted,
             certificate_expiry,
+            decisions,
+            decision_duration,
+            tasks_known,
+            known_age,
+            audit_broken,
+            audit_queue,
         } = &metrics;
         let to = registry.sub_registry_with_prefix("mandate");
         to.register("admission_reviews", "Admission reviews answered", admission_reviews.clone());
@@ -257,7 +283,45 @@ impl Metrics {
             Unit::Seconds,
             certificate_expiry.clone(),
         );
+        to.register("decisions", "Actions decided at run time, by the first reason", decisions.clone());
+        to.register_with_unit(
+            "decision_duration",
+            "Time from a question to its answer, on the disk where it must be",
+            Unit::Seconds,
+            decision_duration.clone(),
+        );
+        to.register("tasks_known", "Tasks that the authorizer knows", tasks_known.clone());
+        to.register_with_unit(
+            "known_age",
+            "How old what the authorizer knows is; beyond its bound everything is denied",
+            Unit::Seconds,
+            known_age.clone(),
+        );
+        to.register(
+            "audit_broken",
+            "1 while nothing can be written to the audit log, and so every action is denied",
+            audit_broken.clone(),
+        );
+        to.register("audit_queue", "Entries that wait to be written to the audit log", audit_queue.clone());
         metrics
+    }
+
+    /// An action was decided. Door, outcome and code are words of closed sets.
+    pub fn decided(&self, door: &'static str, outcome: &'static str, code: &'static str, took: Duration) {
+        self.decisions.get_or_create(&Decided { door, outcome, code }).inc();
+        self.decision_duration.observe(took.as_secs_f64());
+    }
+
+    /// So many tasks are known, and what is known is so old.
+    pub fn knows(&self, tasks: usize, age: Duration) {
+        self.tasks_known.set(i64::try_from(tasks).unwrap_or(i64::MAX));
+        self.known_age.set(age.as_secs_f64());
+    }
+
+    /// How the audit log is.
+    pub fn audit(&self, is_broken: bool, queued: usize) {
+        self.audit_broken.set(i64::from(is_broken));
+        self.audit_queue.set(i64::try_from(queued).unwrap_or(i64::MAX));
     }
 
     /// An admission review was answered.
@@ -320,6 +384,9 @@ mod tests {
         metrics.violations("finance", "secret-volume", "warn", 0);
         metrics.minted();
         metrics.certificate_expires(Timestamp::from_second(1_800_000_000).unwrap());
+        metrics.decided("authzen", "deny", "OutOfScope", Duration::from_micros(80));
+        metrics.knows(2, Duration::from_millis(1500));
+        metrics.audit(true, 7);
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
         for line in [
@@ -330,6 +397,12 @@ mod tests {
             r#"mandate_tasks{phase="active"} 3"#,
             r#"mandate_violations{namespace="finance",rule="secret-env",severity="deny"} 4"#,
             "mandate_tokens_minted_total 1",
+            r#"mandate_decisions_total{door="authzen",outcome="deny",code="OutOfScope"} 1"#,
+            r#"mandate_decision_duration_seconds_bucket{le="0.0001"} 1"#,
+            "mandate_tasks_known 2",
+            "mandate_known_age_seconds 1.5",
+            "mandate_audit_broken 1",
+            "mandate_audit_queue 7",
             "mandate_certificate_expiry_timestamp_seconds 1800000000",
         ] {
             assert!(page.lines().any(|l| l == line), "{line}\nnot in\n{page}");

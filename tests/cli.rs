@@ -11,14 +11,22 @@ mod audit;
 mod audit_faults;
 #[path = "cli/audit_tamper.rs"]
 mod audit_tamper;
+#[path = "cli/authorizer.rs"]
+mod authorizer;
+#[path = "cli/authzen.rs"]
+mod authzen;
 #[path = "cli/checkout.rs"]
 mod checkout;
+#[path = "cli/decide.rs"]
+mod decide;
 #[path = "cli/docs.rs"]
 mod docs;
 #[path = "cli/layers.rs"]
 mod layers;
 #[path = "cli/lint.rs"]
 mod lint;
+#[path = "cli/running.rs"]
+mod running;
 #[path = "cli/waivers.rs"]
 mod waivers;
 

@@ -8,18 +8,20 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::recall::Past;
 use super::trust::{Caller, Named};
 use crate::api::names;
-use crate::decide::authorize::history::History;
-use crate::decide::authorize::{Snapshot, Subject};
+use crate::decide::authorize::history::{History, Outcome};
+use crate::decide::authorize::{Reservation, Snapshot, Subject};
 
 /// What is known.
 #[derive(Default)]
 pub struct State {
     snapshot: ArcSwap<Snapshot>,
+    /// How old what is known may be, where somebody has said so.
+    stale_after: Option<SignedDuration>,
     /// When what is known was last known to be current, in milliseconds.
     known_at: AtomicI64,
     tasks: RwLock<Tasks>,
@@ -56,6 +58,19 @@ impl Live {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes in how a reserved action ended; false where the reservation is gone.
+    pub fn settle(&self, reservation: Reservation, outcome: Outcome, now: Timestamp) -> bool {
+        self.settle_of_agent(reservation, outcome, now);
+        self.history().settle(reservation.task, outcome, now)
+    }
+
+    /// The same in the history of the agent alone.
+    pub fn settle_of_agent(&self, reservation: Reservation, outcome: Outcome, now: Timestamp) {
+        if let Some(id) = reservation.agent {
+            self.agent_history().settle(id, outcome, now);
+        }
+    }
+
     /// What all tasks of its agent have done.
     pub fn agent_history(&self) -> MutexGuard<'_, History> {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner)
@@ -75,8 +90,15 @@ impl State {
         self.snapshot.load_full()
     }
 
+    /// What is known may be so old at most.
+    #[must_use]
+    pub fn stale_after(self, bound: SignedDuration) -> Self {
+        Self { stale_after: Some(bound), ..self }
+    }
+
     /// Takes a new snapshot in the place of the old one.
-    pub fn replace(&self, snapshot: Snapshot) {
+    pub fn replace(&self, mut snapshot: Snapshot) {
+        snapshot.stale_after = self.stale_after.unwrap_or(snapshot.stale_after);
         self.snapshot.store(Arc::new(snapshot));
     }
 
@@ -95,10 +117,13 @@ impl State {
     #[must_use]
     pub fn task(&self, caller: &Caller) -> Option<Arc<Live>> {
         let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
-        match &caller.named {
-            Named::Task(key) => tasks.by_key.get(key).cloned(),
-            Named::Account(user) => tasks.by_key.get(tasks.by_account.get(user)?).cloned(),
-        }
+        let task = match &caller.named {
+            Named::Task(key) => tasks.by_key.get(key)?,
+            Named::Account(user) => tasks.by_key.get(tasks.by_account.get(user)?)?,
+            Named::Nobody => return None,
+        };
+        // A token for a task that is gone is none for the one that now has its name.
+        caller.task_uid.as_ref().is_none_or(|uid| *uid == task.subject().uid).then(|| task.clone())
     }
 
     /// Every task whose key is accepted, in the order of keys.
@@ -120,8 +145,8 @@ impl State {
     pub fn put(&self, subject: Subject) {
         let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(live) = tasks.by_key.get(&subject.key) {
-            let same = live.subject().uid == subject.uid;
-            if same {
+            let was = live.subject();
+            if was.uid == subject.uid && was.agent_key == subject.agent_key {
                 live.subject.store(Arc::new(subject));
                 return;
             }

@@ -31,6 +31,9 @@ pub struct Asker {
 pub struct Caller {
     /// By what it is known.
     pub named: Named,
+    /// UID of the task, where a token names the task: one that was made anew under the same name
+    /// is another. Empty where the token tells none.
+    pub task_uid: Option<String>,
     /// Id of the token that proved it (`jti`).
     pub token_id: Option<String>,
     /// Audiences of that token.
@@ -44,13 +47,21 @@ pub enum Named {
     Task(String),
     /// A ServiceAccount by its user name.
     Account(String),
+    /// Nothing was proved.
+    Nobody,
 }
 
 impl Caller {
     /// A task that an enforcement point vouches for.
     #[must_use]
     pub fn vouched(key: String) -> Self {
-        Self { named: Named::Task(key), token_id: None, audiences: vec![] }
+        Self { named: Named::Task(key), task_uid: None, token_id: None, audiences: vec![] }
+    }
+
+    /// Somebody who could prove nothing.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self { named: Named::Nobody, task_uid: None, token_id: None, audiences: vec![] }
     }
 }
 
@@ -59,6 +70,7 @@ impl fmt::Display for Caller {
         match &self.named {
             Named::Task(key) => write!(f, "task `{key}`"),
             Named::Account(user) => write!(f, "`{user}`"),
+            Named::Nobody => f.write_str("nobody that is known"),
         }
     }
 }
@@ -293,7 +305,7 @@ impl Trust {
         let user = reviews.whose(token, &audiences).await.map_err(TrustError::Unchecked)?;
         let Reviewed { user, audiences, token_id, .. } =
             user.ok_or(TrustError::Invalid("the API server does not know it, or it is meant for others"))?;
-        Ok((Caller { named: Named::Account(user), token_id, audiences }, life))
+        Ok((Caller { named: Named::Account(user), task_uid: None, token_id, audiences }, life))
     }
 
     fn verify(&self, token: &str) -> Result<(Caller, Duration), TrustError> {
@@ -339,6 +351,9 @@ struct Claims {
     exp: i64,
     #[serde(default)]
     jti: Option<String>,
+    /// UID of the task, beside a subject `task:namespace/name`.
+    #[serde(default)]
+    task_uid: Option<String>,
     #[serde(default)]
     aud: Audiences,
 }
@@ -354,10 +369,12 @@ enum Audiences {
 
 impl Claims {
     fn caller(self) -> Result<(Caller, Duration), TrustError> {
-        let named = match self.sub.strip_prefix("task:") {
-            Some(key) if key.split('/').filter(|part| !part.is_empty()).count() == 2 => Named::Task(key.to_owned()),
+        let (named, task_uid) = match self.sub.strip_prefix("task:") {
+            Some(key) if key.split('/').filter(|part| !part.is_empty()).count() == 2 => {
+                (Named::Task(key.to_owned()), Some(self.task_uid.unwrap_or_default()))
+            }
             Some(_) => return Err(TrustError::Invalid("its subject is no `task:namespace/name`")),
-            None => Named::Account(self.sub),
+            None => (Named::Account(self.sub), None),
         };
         let audiences = match self.aud {
             Audiences::One(one) => vec![one],
@@ -365,7 +382,7 @@ impl Claims {
             Audiences::None => vec![],
         };
         let left = self.exp.saturating_sub(jiff::Timestamp::now().as_second());
-        Ok((Caller { named, token_id: self.jti, audiences }, Duration::from_secs(u64::try_from(left).unwrap_or(0))))
+        Ok((Caller { named, task_uid, token_id: self.jti, audiences }, Duration::from_secs(u64::try_from(left).unwrap_or(0))))
     }
 }
 

@@ -1,9 +1,15 @@
 //! `mandate run authorizer`: decisions by what stands in a cluster, or in a directory of manifests
 //! without one.
 //!
-//! The directory is read again every half second. What changed is in force when it is compiled;
-//! until then, and where the directory cannot be read, what was known holds, and grows stale.
+//! The manifests are looked at five times a second. What changed is in force when it is compiled;
+//! until then, and where they cannot be read, what was known holds, and grows stale. An object in
+//! a manifest that can no longer be read denies those whom it speaks of.
+//!
+//! A broken audit log is shown (`mandate_audit_broken`, `/debug/state`) and leaves the process
+//! ready: it goes on to answer, with a denial that says why. Not ready, it would answer nobody,
+//! and an enforcement point that fails open would let everything through.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +22,9 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
-use super::known::Known;
+use super::known::{Known, Places};
+use super::manifest::{Manifests, Problem};
+use crate::api::{self, ParseDurationError};
 use crate::audit::{self, Log};
 use crate::authorizer::recall::Past;
 use crate::authorizer::state::State;
@@ -26,7 +34,8 @@ use crate::cluster::certificate::{self, Lives, Own, Settings};
 use crate::cluster::connect::{Target, connect};
 use crate::cluster::known;
 use crate::cluster::reviews::Asking;
-use crate::decide::authorize::snapshot::Compiler;
+use crate::decide::authorize::snapshot::{self, Compiler};
+use crate::decide::world::Loaded;
 use crate::install;
 use crate::metrics::Metrics;
 use crate::serve::admin::{self, Admin};
@@ -73,10 +82,17 @@ pub(super) struct Args {
     client_ca_file: Option<PathBuf>,
     /// How often MCP servers are asked whether their tools are still what was reviewed
     #[arg(long, default_value = "30s", value_name = "DURATION")]
-    tools_every: crate::api::Duration,
+    tools_every: api::Duration,
     /// Bearer token that a ToolServer's MCP server wants for that, from a file; give it once for each
     #[arg(long = "tools-token", value_name = "NAMESPACE/NAME=FILE", value_parser = token_of)]
     tools_tokens: Vec<(String, PathBuf)>,
+    /// Base URL by which enforcement points know the AuthZEN API, such as
+    /// `https://mandate.example.com` [default: the one that each of them asks by]
+    #[arg(long, value_name = "URL", value_parser = base_url)]
+    url: Option<String>,
+    /// How old what is known may be before everything is denied, `1s` to `1h`
+    #[arg(long, default_value = "3m", value_name = "DURATION", value_parser = bound)]
+    stale_after: api::Duration,
     /// Directory of the audit log
     #[arg(long, value_name = "DIR", env = "MANDATE_AUDIT_DIR")]
     audit_dir: PathBuf,
@@ -110,7 +126,22 @@ fn token_of(text: &str) -> Result<(String, PathBuf), String> {
 }
 
 /// Time between two looks at the manifests.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// What was changed must stay as it is for so long before it is taken in: a file that is being
+/// written is not whole yet.
+const SETTLED_AFTER: Duration = Duration::from_millis(40);
+/// Time between two figures of age and queue.
+const COUNT_EVERY: Duration = Duration::from_millis(500);
+
+fn base_url(text: &str) -> Result<String, String> {
+    let is_one = text.strip_prefix("https://").is_some_and(|rest| !rest.is_empty() && !rest.contains(['?', '#', '@', ' ']));
+    is_one.then(|| text.to_owned()).ok_or_else(|| "must be an `https://` URL without query and fragment".to_owned())
+}
+
+fn bound(text: &str) -> Result<api::Duration, String> {
+    let bound: api::Duration = text.parse().map_err(|error: ParseDurationError| error.to_string())?;
+    (1..=3600).contains(&bound.as_secs()).then_some(bound).ok_or_else(|| "must lie between `1s` and `1h`".to_owned())
+}
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
@@ -126,14 +157,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let trust = trust(args.trust.as_deref(), client.as_ref())?;
     let log = Log::open(&audit_settings(&args)).context("opening the audit log")?;
     let past = Past::read(&args.audit_dir, Timestamp::now()).context("reading in the audit log what tasks have done")?;
-    let state = Arc::new(State::after(past));
+    let state = Arc::new(State::after(past).stale_after(args.stale_after.into()));
     let every = SignedDuration::from(args.tools_every).unsigned_abs().max(Duration::from_secs(1));
     let tools = Arc::new(tools::Watch::new(every, args.tools_tokens.iter().cloned().collect()));
     let sources = Sources::begin(&args, client.clone(), &state, &tools, &readiness).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
-    let authorizer = Arc::new(Authorizer::new(state.clone(), trust, Some(log.clone())));
+    let authorizer = Arc::new(Authorizer::new(state.clone(), trust, Some(log.clone())).counted(metrics.clone()));
     let envoy = door::envoy::router(authorizer.clone());
-    let app = door::authzen::router(authorizer.clone()).merge(door::kubernetes::router(authorizer)).merge(envoy.clone());
+    let authzen = door::authzen::router(authorizer.clone(), args.url.as_deref());
+    let app = authzen.merge(door::kubernetes::router(authorizer)).merge(envoy.clone());
     // Without a cluster nothing has to learn that the process is leaving.
     let linger = if client.is_some() { Limits::default().linger } else { Duration::ZERO };
     let limits = Limits { linger, ..Limits::default() };
@@ -145,17 +177,23 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     let serving = Serving::new();
-    let certificate = certificate(&args, client.clone(), serving.clone(), metrics, certified, stop.clone());
-    let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: None };
+    let certificate = certificate(&args, client.clone(), serving.clone(), metrics.clone(), certified, stop.clone());
+    let shown = {
+        let (state, log) = (state.clone(), log.clone());
+        Box::new(move || debug_state(&state, &log)) as admin::DebugState
+    };
+    let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: Some(shown) };
     let (end_admin, admin_ends) = Stop::new();
     let admin = TcpListener::bind(args.admin).await.with_context(|| format!("listening on {}", args.admin))?;
+    // Of port 0 only the listeners know what became.
+    info!(address = %listener.local_addr()?, admin = %admin.local_addr()?, "answering");
     let admin = tokio::spawn(admin::serve(admin, pages, admin_ends));
-    info!(address = %args.listen, "answering");
     let served = serve::https_to(listener, app, serving, &clients, stop.clone(), limits);
     tokio::select! {
         ended = served => { let _ = ended?; }
-        kept = sources.keep(state, tools.clone(), &readiness) => kept?,
+        kept = sources.keep(state.clone(), tools.clone(), &readiness) => kept?,
         () = tools.run() => {}
+        () = count(&state, &log, &metrics) => {}
         kept = async { kept(certificate.await, &stop).await } => kept?,
     }
     if let Some(beside) = beside {
@@ -254,11 +292,22 @@ impl Sources {
             paths: args.manifests.clone(),
             namespace: args.namespace.clone(),
             begin: Timestamp::now(),
-            last: None,
+            taken: None,
+            places: Places::default(),
+            told: String::new(),
             compiler: Compiler::default(),
             tools: tools.clone(),
+            sources: snapshot::Sources::default(),
+            stopped: vec![],
         };
-        if files.look(state) > 0 && state.count() == 0 {
+        let known = Known::read(&files.paths, &files.namespace, files.begin);
+        if let Some(problem) = known.problems.iter().find(|_| known.is_partial) {
+            bail!("the manifests cannot be read whole: `{}`{}: {}", problem.file, line(problem), problem.message);
+        }
+        if files.look(state) == Look::Unread {
+            bail!("the manifests cannot be read");
+        }
+        if state.count() == 0 {
             bail!("the manifests hold no task that can be read");
         }
         // A tool that has changed while nobody looked is stopped before the first question.
@@ -288,49 +337,141 @@ impl Sources {
     }
 }
 
+/// What a look at the manifests came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// They are as they were.
+    Same,
+    /// They have changed, and the change is in force.
+    Taken,
+    /// They are being changed, or cannot be read: what was known stands, and grows stale.
+    Unread,
+}
+
 /// Manifests that are looked at again and again.
 struct Looking {
     paths: Vec<PathBuf>,
     namespace: String,
     begin: Timestamp,
-    last: Option<String>,
+    /// Digest of what is in force.
+    taken: Option<[u8; 32]>,
+    /// Where the objects in force were found.
+    places: Places,
+    /// What was last said to be wrong, so that it is said once.
+    told: String,
     compiler: Compiler,
     tools: Arc<tools::Watch>,
+    /// What is in force, and which tools are stopped in it.
+    sources: snapshot::Sources,
+    stopped: Vec<String>,
+}
+
+/// Every tool that is stopped.
+fn stopped(sources: &snapshot::Sources) -> Vec<String> {
+    let servers = sources.namespaces.iter().flat_map(|(namespace, sheet)| {
+        sheet.servers.iter().map(move |(name, written)| (format!("{namespace}/{name}"), &written.spec))
+    });
+    servers
+        .filter_map(|(key, spec)| match &**spec {
+            Loaded::Readable(source) => Some(source.stopped.iter().map(move |tool| format!("{key}/{tool}"))),
+            Loaded::Broken(_) => None,
+        })
+        .flatten()
+        .collect()
 }
 
 impl Looking {
-    /// Looks, and takes in what changed. How many problems there were.
-    fn look(&mut self, state: &State) -> usize {
+    /// Looks, and takes in what changed.
+    fn look(&mut self, state: &State) -> Look {
         let looked_at = Timestamp::now();
-        let mut known = Known::read(&self.paths, &self.namespace, self.begin);
-        self.tools.apply(&mut known.sources);
-        let unread = known.problems.iter().any(|problem| problem.at.is_none());
-        let now = format!("{:?}{:?}{:?}", known.sources, known.subjects, known.problems);
-        if self.last.as_ref() == Some(&now) {
-            if !unread {
+        let digest = match Manifests::digest(&self.paths) {
+            Ok(digest) if self.taken == Some(digest) && !self.tools_changed() => {
                 state.is_current(looked_at);
+                return Look::Same;
             }
-            return known.problems.len();
+            Ok(digest) => digest,
+            Err(why) => {
+                self.tell(why);
+                return Look::Unread;
+            }
+        };
+        if self.taken != Some(digest) {
+            std::thread::sleep(SETTLED_AFTER);
         }
-        for problem in &known.problems {
-            warn!(file = &*problem.file, line = problem.at.map(|at| at.line), "{}", problem.message);
+        let mut known = Known::read(&self.paths, &self.namespace, self.begin);
+        if Manifests::digest(&self.paths).as_ref() != Ok(&digest) {
+            return Look::Unread;
         }
-        self.last = Some(now);
-        // A file that cannot be read may hold a policy: what was known grows stale instead.
-        if unread {
-            return known.problems.len();
+        let wrong: Vec<String> =
+            known.problems.iter().map(|problem| format!("{}{}: {}", problem.file, line(problem), problem.message)).collect();
+        self.tell(wrong.join("; "));
+        // A file that cannot be read may hold a policy.
+        if known.problems.iter().any(|problem| problem.at.is_none()) {
+            return Look::Unread;
         }
-        let (snapshot, trouble) = self.compiler.compile(&known.sources);
+        known.keep_broken(&self.places);
+        let Known { mut sources, subjects, problems, places, .. } = known;
+        self.tools.apply(&mut sources);
+        let (snapshot, trouble) = self.compiler.compile(&sources);
         for trouble in &trouble {
             warn!(object = trouble.object, "{}", trouble.problem);
         }
         state.replace(snapshot);
-        let keys: std::collections::BTreeSet<String> = known.subjects.iter().map(|subject| subject.key.clone()).collect();
+        let keys: BTreeSet<String> = subjects.iter().map(|subject| subject.key.clone()).collect();
         state.keep(&|key| keys.contains(key));
-        let tasks = known.subjects.len();
-        known.subjects.into_iter().for_each(|subject| state.put(subject));
+        subjects.into_iter().for_each(|subject| state.put(subject));
         state.is_current(looked_at);
-        info!(tasks, problems = trouble.len() + known.problems.len(), "took in the manifests");
-        known.problems.len()
+        self.taken = Some(digest);
+        self.places = places;
+        self.stopped = stopped(&sources);
+        self.sources = sources;
+        info!(tasks = keys.len(), problems = trouble.len() + problems.len(), "took in the manifests");
+        Look::Taken
     }
+
+    /// Whether another tool is stopped than was when the manifests were taken in.
+    fn tools_changed(&self) -> bool {
+        let mut sources = self.sources.clone();
+        self.tools.apply(&mut sources);
+        stopped(&sources) != self.stopped
+    }
+
+    fn tell(&mut self, wrong: String) {
+        if self.told != wrong && !wrong.is_empty() {
+            warn!("{wrong}");
+        }
+        self.told = wrong;
+    }
+}
+
+fn line(problem: &Problem) -> String {
+    problem.at.map(|at| format!(":{at}")).unwrap_or_default()
+}
+
+/// Keeps the figures of age and queue current, for as long as the process lives.
+async fn count(state: &State, log: &Log, metrics: &Metrics) {
+    loop {
+        metrics.knows(state.count(), age(state));
+        let audit = log.state();
+        metrics.audit(audit.broken.is_some(), audit.queued);
+        tokio::time::sleep(COUNT_EVERY).await;
+    }
+}
+
+fn age(state: &State) -> Duration {
+    Duration::try_from(Timestamp::now().duration_since(state.known_at())).unwrap_or_default()
+}
+
+/// What `/debug/state` shows.
+fn debug_state(state: &State, log: &Log) -> serde_json::Value {
+    let audit = log.state();
+    let broken = audit
+        .broken
+        .map(|broken| serde_json::json!({"since": broken.since.to_string(), "why": broken.why, "refused": broken.refused}));
+    serde_json::json!({
+        "tasks": state.count(),
+        "knownAgeSeconds": age(state).as_secs_f64(),
+        "staleAfterSeconds": state.snapshot().stale_after.as_secs(),
+        "audit": {"broken": broken, "queued": audit.queued, "entries": audit.last, "problems": audit.problems},
+    })
 }

@@ -10,6 +10,7 @@ use kube::ResourceExt as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::manifest::node::Position;
 use super::manifest::{Document, Manifests, Problem};
 use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, GROUP, Phase, TaskScope, ToolServer, crds};
 use crate::authorizer::digest;
@@ -26,13 +27,24 @@ pub(super) struct Known {
     pub subjects: Vec<Subject>,
     /// What could not be read, or not whole.
     pub problems: Vec<Problem>,
+    /// Where each object was found.
+    pub places: Places,
+    /// Whether what stood in a manifest is not known: the file, or a document in it, cannot be
+    /// read at all.
+    pub is_partial: bool,
+    /// Objects that stand there more than once, and what is said of them.
+    twice: BTreeMap<(String, String), String>,
 }
+
+/// The files of objects, by kind and `namespace/name`.
+pub(super) type Places = BTreeMap<(String, String), Arc<str>>;
 
 impl Known {
     /// Reads files and directories. Tasks without a time of creation are created at `begin`.
     pub fn read(paths: &[PathBuf], namespace: &str, begin: Timestamp) -> Self {
         let manifests = Manifests::read(paths);
-        let mut known = Self { problems: manifests.problems, ..Self::default() };
+        let is_partial = !manifests.problems.is_empty();
+        let mut known = Self { problems: manifests.problems, is_partial, ..Self::default() };
         let mut identities: BTreeMap<String, (AgentIdentity, Arc<str>)> = BTreeMap::new();
         let mut tasks: BTreeMap<String, (AgentTask, Arc<str>)> = BTreeMap::new();
         for document in &manifests.objects {
@@ -43,7 +55,9 @@ impl Known {
             let name = document.name().to_owned();
             let value: Value = document.root.value().into();
             let version: Arc<str> = value.as_object().map(digest).unwrap_or_default().into();
-            known.strangers(document, &value);
+            if !known.takes(document, &place, &name) {
+                continue;
+            }
             match document.kind() {
                 "ToolServer" => {
                     let spec = known
@@ -72,6 +86,15 @@ impl Known {
                         tasks.insert(format!("{place}/{name}"), (task.clone(), version));
                     }
                 }
+                // Another kind of Mandate's, of which decisions know nothing.
+                _ => {}
+            }
+        }
+        for ((kind, key), why) in std::mem::take(&mut known.twice) {
+            known.put_broken(&kind, &key, why);
+            match kind.as_str() {
+                "AgentIdentity" => _ = identities.remove(&key),
+                "AgentTask" => _ = tasks.remove(&key),
                 _ => {}
             }
         }
@@ -83,8 +106,49 @@ impl Known {
         self.sources.namespaces.entry(namespace.to_owned()).or_default()
     }
 
-    /// The part of an object that decisions look at. What cannot be read takes its place.
+    /// Whether an object can be taken in under its kind and name.
+    fn takes(&mut self, document: &Document, place: &str, name: &str) -> bool {
+        let kind = document.kind();
+        if !schemas().contains_key(kind) {
+            self.is_partial = true;
+            self.say(document, format!("Mandate has no kind `{kind}`"));
+            return false;
+        }
+        let is_name = |text: &str| {
+            !text.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.'))
+        };
+        if !is_name(name) || !is_name(place) {
+            self.is_partial = true;
+            self.say(document, format!("{kind} `{name}` has no name that Kubernetes would take, or no such namespace"));
+            return false;
+        }
+        let key = (kind.to_owned(), format!("{place}/{name}"));
+        if let Some(file) = self.places.insert(key.clone(), document.file.clone()) {
+            self.is_partial = true;
+            let why = format!("{kind} `{name}` stands in `{file}` already: which of them counts, nobody can tell");
+            self.say(document, why.clone());
+            self.twice.insert(key, why);
+            return false;
+        }
+        true
+    }
+
+    /// The part of an object that decisions look at. What cannot be read to its last field takes
+    /// its place: nobody can tell what the field was meant to hold back.
     fn spec<K: DeserializeOwned, T>(&mut self, document: &Document, value: Value, of: impl FnOnce(K) -> T) -> Arc<Loaded<T>> {
+        let mut strange = vec![];
+        if let Some(schema) = schemas().get(document.kind()) {
+            unknown(schema, &value, String::new(), &mut strange);
+        }
+        if !strange.is_empty() {
+            let why = format!("it has no field `{}`", strange.join("`, `"));
+            for path in strange {
+                let at = document.root.locate(&path);
+                self.say_at(document, at, format!("{} `{}` has no field `{path}`", document.kind(), document.name()));
+            }
+            return Arc::new(Loaded::Broken(why));
+        }
         Arc::new(match serde_json::from_value(value) {
             Ok(object) => Loaded::Readable(of(object)),
             Err(error) => {
@@ -94,21 +158,57 @@ impl Known {
         })
     }
 
-    /// Fields that the kind does not have: a cluster would drop them, and what they were meant for
-    /// with them.
-    fn strangers(&mut self, document: &Document, value: &Value) {
-        let Some(schema) = schemas().get(document.kind()) else { return };
-        let mut found = vec![];
-        unknown(schema, value, String::new(), &mut found);
-        for path in found {
-            self.say(document, format!("{} `{}` has no field `{path}`", document.kind(), document.name()));
+    /// Puts what cannot be read in the place of objects that were there before, in files that now
+    /// cannot be read whole: their old version must not stand, and not be forgotten either.
+    pub fn keep_broken(&mut self, before: &Places) {
+        let unread: Vec<Arc<str>> = self.problems.iter().map(|problem| problem.file.clone()).collect();
+        for ((kind, key), file) in before {
+            if !unread.contains(file) || self.places.contains_key(&(kind.clone(), key.clone())) {
+                continue;
+            }
+            let why = format!("`{file}` can no longer be read whole");
+            if self.put_broken(kind, key, why) {
+                self.places.insert((kind.clone(), key.clone()), file.clone());
+            }
         }
     }
 
+    /// Puts something that cannot be used in the place of an object. False where the kind has no
+    /// such place: a task or an agent that cannot be read is none.
+    fn put_broken(&mut self, kind: &str, key: &str, why: String) -> bool {
+        let version: Arc<str> = why.as_str().into();
+        let (place, name) = key.split_once('/').unwrap_or(("", key));
+        let name = name.to_owned();
+        match kind {
+            "ToolServer" => {
+                let spec = Arc::new(Loaded::Broken(why));
+                self.sheet(place).servers.insert(name, Written { version, spec });
+            }
+            "TaskScope" => {
+                let spec = Arc::new(Loaded::Broken(why));
+                self.sheet(place).scopes.insert(name, Written { version, spec });
+            }
+            "AgentPolicy" => {
+                let spec = Arc::new(Loaded::Broken(why));
+                self.sheet(place).policies.insert(name, Written { version, spec });
+            }
+            "ClusterAgentPolicy" => {
+                let spec = Arc::new(Loaded::Broken(why));
+                self.sources.cluster_policies.insert(name, Written { version, spec });
+            }
+            _ => return false,
+        }
+        true
+    }
+
     fn say(&mut self, document: &Document, message: String) {
+        self.say_at(document, document.root.at, message);
+    }
+
+    fn say_at(&mut self, document: &Document, at: Position, message: String) {
         self.problems.push(Problem {
             file: document.file.clone(),
-            at: Some(document.root.at),
+            at: Some(at),
             message,
             help: "correct the field; `kubectl explain` tells what the kind has".to_owned(),
         });

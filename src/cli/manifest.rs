@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use build::{Fault, Read};
 use node::{Node, Position, What};
+use sha2::{Digest as _, Sha256};
 
 /// Largest file that is read, in bytes: more than any manifest, less than the memory.
 const LARGEST: u64 = 32 * 1024 * 1024;
@@ -91,6 +92,34 @@ impl Document {
     }
 }
 
+/// The one document of a file that is no manifest, with the place of every field.
+///
+/// # Errors
+/// The file cannot be read, or holds nothing, or more than one document; where, and why.
+pub(super) fn document(path: &Path) -> Result<Node, Problem> {
+    let file: Arc<str> = path.display().to_string().into();
+    let problem = |at, message: String, help: &str| Problem { file: file.clone(), at, message, help: help.to_owned() };
+    let mut text = String::new();
+    let read = if path.as_os_str() == "-" {
+        io::stdin().lock().take(LARGEST).read_to_string(&mut text)
+    } else {
+        File::open(path).and_then(|file| file.take(LARGEST).read_to_string(&mut text))
+    };
+    read.map_err(|error| problem(None, format!("the file cannot be read: {error}"), ""))?;
+    let Read { mut documents, mut faults } = Read::of(&text);
+    if !faults.is_empty() {
+        let Fault { at, message, help } = faults.swap_remove(0);
+        return Err(problem(Some(at), message, help));
+    }
+    match (documents.pop(), documents.is_empty()) {
+        (Some(document), true) => Ok(document),
+        (None, _) => Err(problem(None, "the file holds nothing".to_owned(), "")),
+        (Some(document), false) => {
+            Err(problem(Some(document.at), "the file holds more than one document".to_owned(), "split it"))
+        }
+    }
+}
+
 impl Manifests {
     /// Every object in the files and directories named; `-` is standard input.
     pub fn read(paths: &[PathBuf]) -> Self {
@@ -103,6 +132,28 @@ impl Manifests {
             }
         }
         all
+    }
+
+    /// A digest of every file that [`Manifests::read`] would read, without reading what it says.
+    ///
+    /// # Errors
+    /// One of them cannot be read, and which.
+    pub fn digest(paths: &[PathBuf]) -> Result<[u8; 32], String> {
+        fn take(path: &Path, digest: &mut Sha256) -> Result<(), String> {
+            let said = |error: io::Error| format!("`{}` cannot be read: {error}", path.display());
+            if path.is_dir() {
+                return files(path).map_err(said)?.iter().try_for_each(|entry| take(entry, digest));
+            }
+            let mut bytes = vec![];
+            File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(said)?;
+            digest.update(path.as_os_str().as_encoded_bytes());
+            digest.update(b"\0");
+            digest.update(Sha256::digest(&bytes));
+            Ok(())
+        }
+        let mut digest = Sha256::new();
+        paths.iter().try_for_each(|path| take(path, &mut digest))?;
+        Ok(digest.finalize().into())
     }
 
     fn path(&mut self, path: &Path) {

@@ -59,7 +59,7 @@ async fn review(
         let token_id = review.spec.extra.as_ref().and_then(|extra| extra.get(CREDENTIAL_ID)?.first().cloned());
         let token_id = token_id.map(|id| id.strip_prefix("JTI=").unwrap_or(&id).to_owned());
         // The API server has authenticated the user, and it is the API server that asks.
-        let caller = Caller { named: Named::Account(user), token_id, audiences: vec![] };
+        let caller = Caller { named: Named::Account(user), task_uid: None, token_id, audiences: vec![] };
         let resource = review.spec.resource_attributes.as_ref();
         match (resource, &review.spec.non_resource_attributes) {
             (Some(attributes), _) => decide(&authorizer, &asker, caller, &Request::of(attributes)).await,

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 
-use super::{Asked, Call, Entity, Envelope, NOTHING, Peer, Refused, Sought, bad, caller};
+use super::asked::{Asked, Call, Entity, NOTHING, Sought};
+use super::{Door, Envelope, Refused, bad, caller};
 use crate::authorizer::Authorizer;
 use crate::authorizer::state::Live;
 use crate::authorizer::trust::Caller;
@@ -18,13 +18,7 @@ use crate::decide::authorize::{Action, Snapshot};
 /// Most results of one page, and how many where nobody says.
 const LONGEST_PAGE: usize = 100;
 
-pub(super) async fn subject(
-    State(authorizer): State<Arc<Authorizer>>,
-    peer: Peer,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    let envelope = Envelope::open(&authorizer, peer, &headers, &body).await?;
+pub(super) async fn subject(State(Door { authorizer, .. }): State<Door>, envelope: Envelope) -> Result<Response, Refused> {
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Subject).map_err(bad)?;
     // Who is not vouched for would have to show a token, and then needs no search.
     let Some(namespace) = envelope.asker.vouches_for.get(asked.subject.kind) else { return page(&envelope.body, vec![]) };
@@ -38,16 +32,10 @@ pub(super) async fn subject(
     page(&envelope.body, found.collect())
 }
 
-pub(super) async fn resource(
-    State(authorizer): State<Arc<Authorizer>>,
-    peer: Peer,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    let envelope = Envelope::open(&authorizer, peer, &headers, &body).await?;
+pub(super) async fn resource(State(Door { authorizer, .. }): State<Door>, envelope: Envelope) -> Result<Response, Refused> {
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Resource).map_err(bad)?;
     let snapshot = authorizer.state.snapshot();
-    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await? else { return page(&envelope.body, vec![]) };
+    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await else { return page(&envelope.body, vec![]) };
     let from = task.subject().namespace.clone();
     let kind = asked.resource.kind;
     let ids: Vec<String> = if kind == "tool" {
@@ -67,16 +55,10 @@ pub(super) async fn resource(
     page(&envelope.body, found.map(|id| json!({"type": kind, "id": id})).collect())
 }
 
-pub(super) async fn action(
-    State(authorizer): State<Arc<Authorizer>>,
-    peer: Peer,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Refused> {
-    let envelope = Envelope::open(&authorizer, peer, &headers, &body).await?;
+pub(super) async fn action(State(Door { authorizer, .. }): State<Door>, envelope: Envelope) -> Result<Response, Refused> {
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Action).map_err(bad)?;
     let snapshot = authorizer.state.snapshot();
-    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await? else { return page(&envelope.body, vec![]) };
+    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await else { return page(&envelope.body, vec![]) };
     let from = task.subject().namespace.clone();
     let names: Vec<String> = if asked.resource.kind == "tool" {
         vec!["tools/call".to_owned()]
@@ -92,17 +74,9 @@ pub(super) async fn action(
 }
 
 /// The task that a search is about; none where nobody is known by the subject.
-async fn task(
-    authorizer: &Authorizer,
-    snapshot: &Snapshot,
-    envelope: &Envelope,
-    asked: &Asked<'_>,
-) -> Result<Option<Arc<Live>>, Refused> {
-    if asked.subject.id.is_none() {
-        return Err(bad("`subject.id` is missing"));
-    }
-    let caller: Result<Caller, String> = caller(authorizer, snapshot, &envelope.asker, asked).await;
-    Ok(caller.ok().and_then(|caller| authorizer.state.task(&caller)))
+async fn task(authorizer: &Authorizer, snapshot: &Snapshot, envelope: &Envelope, asked: &Asked<'_>) -> Option<Arc<Live>> {
+    let caller: Caller = caller(authorizer, snapshot, &envelope.asker, asked).await.ok()?;
+    authorizer.state.task(&caller).filter(|task| asked.agrees(&caller, &task.subject()))
 }
 
 /// Whether a task would be permitted. What it would do is not taken into its history.
@@ -125,7 +99,7 @@ fn would(authorizer: &Authorizer, snapshot: &Snapshot, task: &Live, asked: &Aske
     authorizer.would(snapshot, task, &action)
 }
 
-/// One page of results. The token of the next page is where it begins.
+/// One page of results. The token of the next page says where it begins, and of which search.
 fn page(body: &Map<String, Value>, results: Vec<Value>) -> Result<Response, Refused> {
     let asked = match body.get("page") {
         None | Some(Value::Null) => &NOTHING,
@@ -134,21 +108,37 @@ fn page(body: &Map<String, Value>, results: Vec<Value>) -> Result<Response, Refu
     };
     let limit = match asked.get("limit") {
         None | Some(Value::Null) => LONGEST_PAGE,
-        Some(limit) => match limit.as_u64().and_then(|limit| usize::try_from(limit).ok()) {
-            Some(limit) if limit > 0 => limit.min(LONGEST_PAGE),
+        Some(limit) => match limit.as_u64() {
+            Some(limit) if limit > 0 => usize::try_from(limit).map_or(LONGEST_PAGE, |limit| limit.min(LONGEST_PAGE)),
             _ => return Err(bad("`page.limit` must be a whole number above 0")),
         },
     };
+    let search = search(body);
     let begin = match asked.get("token") {
         None | Some(Value::Null) => 0,
         Some(Value::String(token)) if token.is_empty() => 0,
-        Some(Value::String(token)) => token.parse().map_err(|_| bad("`page.token` is none that was given out here"))?,
+        Some(Value::String(token)) => match token.split_once('.') {
+            Some((begin, of)) if of == search => begin.parse().ok(),
+            _ => None,
+        }
+        .ok_or_else(|| bad("`page.token` was not given out for this search: ask for the next page with the same entities"))?,
         Some(_) => return Err(bad("`page.token` must be a text")),
     };
     let total = results.len();
     let found: Vec<Value> = results.into_iter().skip(begin).take(limit).collect();
     let end = begin.saturating_add(found.len());
-    let next = if end < total { end.to_string() } else { String::new() };
+    let next = if end < total { format!("{end}.{search}") } else { String::new() };
     let count = found.len();
     Ok(axum::Json(json!({"results": found, "page": {"next_token": next, "count": count, "total": total}})).into_response())
+}
+
+/// What tells one search from another: a digest of its entities. Tokens of agents are in it, and
+/// sixteen digits lead back to none.
+fn search(body: &Map<String, Value>) -> String {
+    let entities: Map<String, Value> = ["subject", "action", "resource", "context"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), body.get(name)?.clone())))
+        .collect();
+    let digest = Sha256::digest(crate::authorizer::digest(&entities));
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
