@@ -1,11 +1,13 @@
 //! The command line: `mandate`, and `kubectl mandate` where it is installed as
 //! `kubectl-mandate`.
 //!
-//! Exit status: 0 done; 1 the answer is no (a task was refused, manifests have findings);
+//! Exit status: 0 done; 1 the answer is no (a task was refused, manifests have findings, an action
+//! is not permitted);
 //! 2 it could not be done, or not all of it (bad usage, no cluster, a file that cannot be read).
 
 mod audit;
 mod authorizer;
+mod decide;
 mod docs;
 mod explain;
 mod known;
@@ -14,7 +16,9 @@ mod manifest;
 mod print;
 mod render;
 mod run;
+mod scene;
 mod task;
+mod test;
 mod tools;
 mod vap;
 mod waivers;
@@ -51,6 +55,10 @@ enum Command {
     Task(task::Command),
     /// Check manifests for credentials that reach a pod, with or without a cluster
     Lint(lint::Args),
+    /// Decide an action of a task by manifests alone; status 1 where it is not permitted
+    Decide(Box<decide::Args>),
+    /// Run tests of scopes and policies; status 1 where an answer is not the expected one
+    Test(test::Args),
     /// List waivers with their owners, days left and uses; status 1 where one does not count
     Waivers(waivers::Args),
     /// Read and verify the audit log
@@ -69,6 +77,9 @@ enum Command {
     Webhooks(print::Args),
     /// Print the rules as ValidatingAdmissionPolicies, which hold without the webhook
     Vap(vap::Args),
+    /// Print a schema
+    #[command(subcommand)]
+    Schema(print::Schema),
     /// Print completions for a shell
     Completion(print::Completion),
     /// Write what is generated of the documentation into a checkout
@@ -110,6 +121,8 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Run(role) => run::run(role),
         Command::Task(command) => task::run(command),
         Command::Lint(args) => lint::run(&args),
+        Command::Decide(args) => decide::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Waivers(args) => waivers::run(&args),
         Command::Audit(command) => audit::run(command),
         Command::Explain(args) => explain::run(&args),
@@ -118,6 +131,7 @@ fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Rbac(args) => print::rbac(&args),
         Command::Webhooks(args) => print::webhooks(&args),
         Command::Vap(args) => vap::run(&args),
+        Command::Schema(schema) => print::schema(&schema),
         Command::Completion(args) => print::completion(&args),
         Command::Docs(args) => docs::run(&args),
     }

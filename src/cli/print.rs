@@ -64,6 +64,18 @@ pub(super) struct Completion {
     shell: Shell,
 }
 
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Schema {
+    /// What `when.cedar` of a ClusterAgentPolicy may speak of, in the Cedar schema language
+    Cedar,
+}
+
+pub(super) fn schema(schema: &Schema) -> anyhow::Result<Outcome> {
+    let Schema::Cedar = schema;
+    std::io::stdout().write_all(crate::decide::authorize::cedar::SCHEMA.as_bytes())?;
+    Ok(Outcome::Done)
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Crds {
     /// Write one file a kind into this directory instead

@@ -7,7 +7,7 @@ mod concise;
 mod github;
 mod human;
 mod json;
-mod junit;
+pub(super) mod junit;
 mod sarif;
 
 use std::borrow::Cow;
@@ -56,7 +56,7 @@ pub(super) fn render(format: Format, report: &Report, colour: bool, out: &mut im
 
 /// A text on one line without control characters. Names come out of manifests, and a manifest
 /// may try to steer the terminal of whoever checks it.
-fn line(text: &str) -> Cow<'_, str> {
+pub(super) fn line(text: &str) -> Cow<'_, str> {
     let is_unfit =
         |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if text.contains(is_unfit) { Cow::Owned(text.replace(is_unfit, "\u{fffd}")) } else { Cow::Borrowed(text) }

@@ -76,7 +76,7 @@ fn list(file: &str, findings: &[&Finding]) -> String {
 }
 
 /// A text in XML. Characters that XML 1.0 cannot hold even as references are replaced.
-fn xml(text: &str) -> String {
+pub(in super::super) fn xml(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
