@@ -219,7 +219,13 @@ impl Authorizer {
             (Outcome::Permit, Risk::Low) => log.note(entry),
             _ => match tokio::time::timeout(RECORDED_WITHIN, log.record(entry)).await {
                 Ok(recorded) => recorded,
-                Err(_) => return Err("slow"),
+                Err(_) => {
+                    // It may be written yet. Then this stands behind it, and tells that it was no answer.
+                    let keys = audit::Keys { outcome: Some("withheld".to_owned()), ..audit::Keys::default() };
+                    let body = json!({"details": "the disk took too long; the enforcement point was told no"});
+                    let _ = log.note(Entry { id: id.to_owned(), at: now, kind: Kind::Outcome, keys, body });
+                    return Err("slow");
+                }
             },
         };
         recorded.map_err(|error| error.category())
@@ -352,103 +358,5 @@ fn refused(code: Code, message: impl Into<String>, help: impl Into<String>) -> D
         approval: None,
         reservation: None,
         looked_at: LookedAt::default(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use jiff::SignedDuration;
-    use serde_json::Map;
-
-    use super::*;
-    use crate::api::{AgentPolicySpec, Phase, TaskScopeSpec, ToolServerSpec};
-    use crate::decide::authorize::snapshot::{Compiler, ServerSource, Sources, Written};
-    use crate::decide::authorize::{Standing, Subject};
-    use crate::decide::world::Loaded;
-
-    fn written<T>(spec: T) -> Written<T> {
-        Written { version: "1".into(), spec: Arc::new(Loaded::Readable(spec)) }
-    }
-
-    /// A task that may post, twice by its own limit and its agent's.
-    fn state() -> Arc<State> {
-        let owner = json!({"team": "t", "contact": "c"});
-        let server: ToolServerSpec = serde_json::from_value(
-            json!({"owner": owner, "tools": [{"name": "post", "effect": "write", "classification": "internal"}]}),
-        )
-        .unwrap();
-        let scope: TaskScopeSpec = serde_json::from_value(
-            json!({"intent": "i", "tools": [{"server": "ledger", "names": ["post"]}], "limits": {"actions": 2}}),
-        )
-        .unwrap();
-        let policy: AgentPolicySpec = serde_json::from_value(
-            json!({"owner": owner, "rules": [{"name": "two", "limit": {"count": 2, "per": "1h", "by": "agent"}}]}),
-        )
-        .unwrap();
-        let mut sources = Sources::default();
-        let sheet = sources.namespaces.entry("finance".to_owned()).or_default();
-        sheet.servers.insert("ledger".to_owned(), written(ServerSource { spec: server, stopped: vec![] }));
-        sheet.scopes.insert("s".to_owned(), written(scope));
-        sheet.policies.insert("p".to_owned(), written(policy));
-        let state = State::default();
-        state.replace(Compiler::default().compile(&sources).0);
-        let now = Timestamp::now();
-        state.is_current(now);
-        state.put(Subject {
-            namespace: "finance".to_owned(),
-            name: "t".to_owned(),
-            key: "finance/t".to_owned(),
-            agent: "bot".to_owned(),
-            agent_key: "finance/bot".to_owned(),
-            scope: "s".to_owned(),
-            phase: Phase::Active,
-            deadline: now + SignedDuration::from_mins(5),
-            standing: Standing::Good,
-            ..Subject::default()
-        });
-        Arc::new(state)
-    }
-
-    async fn post(authorizer: &Authorizer) -> Answer {
-        let (none, asker) = (Map::new(), Asker { name: "gateway".into(), vouches_for: std::collections::BTreeMap::new() });
-        let question = Question {
-            door: "authzen",
-            asker: &asker,
-            caller: Caller::vouched("finance/t".to_owned()),
-            action: Action {
-                server: "ledger",
-                tool: "post",
-                resource: None,
-                arguments: &none,
-                subject_properties: &none,
-                resource_properties: &none,
-                intent: None,
-                reports_outcome: false,
-                kubernetes: None,
-            },
-            trace_id: None,
-        };
-        authorizer.decide(&question).await
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_recorded_is_denied_and_counts_towards_no_limit() {
-        let dir = std::env::temp_dir().join(audit::new_id(Timestamp::now()));
-        let log = Log::open(&audit::Settings::new(&dir)).unwrap();
-        let state = state();
-        let trust = || trust::Trust::of(trust::TrustFile::default(), None).unwrap();
-        let recorded = Authorizer::new(state.clone(), trust(), Some(log.clone()));
-        assert!(post(&recorded).await.is_yes());
-        log.clone().close().await.unwrap();
-        for _ in 0..5 {
-            let answer = post(&recorded).await;
-            assert_eq!(answer.decision.reasons[0].code, Code::NotRecorded);
-        }
-        let unrecorded = Authorizer::new(state, trust(), None);
-        assert!(post(&unrecorded).await.is_yes(), "one of two is left, of the task and of the agent");
-        let answer = post(&unrecorded).await;
-        assert_eq!(answer.decision.reasons.iter().map(|reason| reason.code).collect::<Vec<_>>(), [Code::LimitReached; 2]);
-        drop((recorded, log));
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -119,8 +119,14 @@ async fn a_restart_makes_no_task_forget_what_it_has_done() {
 async fn what_cannot_be_recorded_is_not_permitted_and_counts_for_nothing() {
     let dir = fresh("unrecorded");
     let log = Log::open(&Settings::new(&dir)).unwrap();
-    let authorizer = authorizer(log.clone(), Past::default());
+    let recording = authorizer(log.clone(), Past::default());
+    assert_eq!(code(&recording, "one", "ledger", "read").await, Code::Permitted);
     log.close().await.unwrap();
-    assert_eq!(code(&authorizer, "one", "ledger", "read").await, Code::NotRecorded);
+    for _ in 0..5 {
+        assert_eq!(code(&recording, "one", "ledger", "read").await, Code::NotRecorded);
+    }
+    let kept = Authorizer::new(recording.state.clone(), Trust::of(TrustFile::default(), None).unwrap(), None);
+    assert_eq!(code(&kept, "one", "ledger", "read").await, Code::Permitted, "one of the agent's two is left");
+    assert_eq!(code(&kept, "one", "ledger", "read").await, Code::LimitReached);
     std::fs::remove_dir_all(&dir).unwrap();
 }
