@@ -37,7 +37,7 @@ use crate::decide::authorize::{
 };
 use crate::metrics::Metrics;
 use state::{Live, State};
-use trust::{Asker, Caller};
+use trust::{Asker, Caller, Named};
 
 /// Everything that an answer needs.
 pub struct Authorizer {
@@ -311,7 +311,7 @@ fn entry(id: &str, question: &Question, task: Option<&Live>, decision: &Decision
     });
     let keys = audit::Keys {
         namespace: subject.map(|subject| subject.namespace.clone()),
-        task: subject.map(|subject| subject.name.clone()).or_else(|| Some(caller.to_string())),
+        task: subject.map(|subject| subject.name.clone()).or_else(|| (caller.named != Named::Nobody).then(|| caller.to_string())),
         task_uid: subject.map(|subject| subject.uid.clone()),
         agent: subject.map(|subject| subject.agent.clone()),
         tool: match (tool, outcome) {
