@@ -37,7 +37,7 @@ use crate::decide::authorize::{
 };
 use crate::metrics::Metrics;
 use state::{Live, State};
-use trust::{Asker, Caller};
+use trust::{Asker, Caller, Named};
 
 /// Everything that an answer needs.
 pub struct Authorizer {
@@ -148,8 +148,19 @@ impl Authorizer {
         self.conclude(question, |_, _| refused(code, message, help)).await
     }
 
+    /// Refuses what cannot be decided: who acts was not proved, or nobody can tell what is meant.
+    /// It is recorded as every no is.
+    pub async fn refuse(&self, question: &Question<'_>, code: Code, message: &str, help: &str) -> Answer {
+        self.answer(question, |_, _| refused(code, message, help)).await
+    }
+
+    /// The same of a task that is known; of one that is not, the answer is no.
+    async fn conclude(&self, question: &Question<'_>, judge: impl FnOnce(&Live, Timestamp) -> Decision + Send) -> Answer {
+        self.answer(question, |task, now| task.map_or_else(|| unknown(&question.caller), |task| judge(task, now))).await
+    }
+
     /// Records what is decided of a task, and answers.
-    async fn conclude(&self, question: &Question<'_>, judge: impl FnOnce(Option<&Live>, Timestamp) -> Decision + Send) -> Answer {
+    async fn answer(&self, question: &Question<'_>, judge: impl FnOnce(Option<&Live>, Timestamp) -> Decision + Send) -> Answer {
         let begun = Instant::now();
         let now = self.clock.now();
         let id = audit::new_id(now);
@@ -310,7 +321,7 @@ fn entry(id: &str, question: &Question, task: Option<&Live>, decision: &Decision
     });
     let keys = audit::Keys {
         namespace: subject.map(|subject| subject.namespace.clone()),
-        task: subject.map(|subject| subject.name.clone()).or_else(|| Some(caller.to_string())),
+        task: subject.map(|subject| subject.name.clone()).or_else(|| (caller.named != Named::Nobody).then(|| caller.to_string())),
         task_uid: subject.map(|subject| subject.uid.clone()),
         agent: subject.map(|subject| subject.agent.clone()),
         tool: match (tool, outcome) {

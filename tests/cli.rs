@@ -64,7 +64,11 @@ fn fresh(name: &str) -> PathBuf {
 
 /// The binary in the checkout, without the settings of whoever runs the tests.
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mandate"));
+    command_of(env!("CARGO_BIN_EXE_mandate"), args)
+}
+
+fn command_of(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.args(args).current_dir(root()).stdin(Stdio::null());
     for variable in ["MANDATE_LOG", "MANDATE_LOG_FORMAT", "MANDATE_NAMESPACE", "KUBECONFIG"] {
         command.env_remove(variable);

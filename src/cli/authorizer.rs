@@ -34,7 +34,8 @@ use crate::cluster::certificate::{self, Lives, Own, Settings};
 use crate::cluster::connect::{Target, connect};
 use crate::cluster::known;
 use crate::cluster::reviews::Asking;
-use crate::decide::authorize::snapshot::Compiler;
+use crate::decide::authorize::snapshot::{self, Compiler};
+use crate::decide::world::Loaded;
 use crate::install;
 use crate::metrics::Metrics;
 use crate::serve::admin::{self, Admin};
@@ -163,9 +164,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     let authorizer = Arc::new(Authorizer::new(state.clone(), trust, Some(log.clone())).counted(metrics.clone()));
     let envoy = door::envoy::router(authorizer.clone());
-    let app = door::authzen::router(authorizer.clone(), args.url.as_deref())
-        .merge(door::kubernetes::router(authorizer))
-        .merge(envoy.clone());
+    let authzen = door::authzen::router(authorizer.clone(), args.url.as_deref());
+    let app = authzen.merge(door::kubernetes::router(authorizer)).merge(envoy.clone());
     // Without a cluster nothing has to learn that the process is leaving.
     let linger = if client.is_some() { Limits::default().linger } else { Duration::ZERO };
     let limits = Limits { linger, ..Limits::default() };
@@ -297,6 +297,8 @@ impl Sources {
             told: String::new(),
             compiler: Compiler::default(),
             tools: tools.clone(),
+            sources: snapshot::Sources::default(),
+            stopped: vec![],
         };
         let known = Known::read(&files.paths, &files.namespace, files.begin);
         if let Some(problem) = known.problems.iter().find(|_| known.is_partial) {
@@ -351,23 +353,39 @@ struct Looking {
     paths: Vec<PathBuf>,
     namespace: String,
     begin: Timestamp,
-    /// Digest of what is in force, and which state of the tools.
-    taken: Option<([u8; 32], u64)>,
+    /// Digest of what is in force.
+    taken: Option<[u8; 32]>,
     /// Where the objects in force were found.
     places: Places,
     /// What was last said to be wrong, so that it is said once.
     told: String,
     compiler: Compiler,
     tools: Arc<tools::Watch>,
+    /// What is in force, and which tools are stopped in it.
+    sources: snapshot::Sources,
+    stopped: Vec<String>,
+}
+
+/// Every tool that is stopped.
+fn stopped(sources: &snapshot::Sources) -> Vec<String> {
+    let servers = sources.namespaces.iter().flat_map(|(namespace, sheet)| {
+        sheet.servers.iter().map(move |(name, written)| (format!("{namespace}/{name}"), &written.spec))
+    });
+    servers
+        .filter_map(|(key, spec)| match &**spec {
+            Loaded::Readable(source) => Some(source.stopped.iter().map(move |tool| format!("{key}/{tool}"))),
+            Loaded::Broken(_) => None,
+        })
+        .flatten()
+        .collect()
 }
 
 impl Looking {
     /// Looks, and takes in what changed.
     fn look(&mut self, state: &State) -> Look {
         let looked_at = Timestamp::now();
-        let stopped = self.tools.version();
         let digest = match Manifests::digest(&self.paths) {
-            Ok(digest) if self.taken == Some((digest, stopped)) => {
+            Ok(digest) if self.taken == Some(digest) && !self.tools_changed() => {
                 state.is_current(looked_at);
                 return Look::Same;
             }
@@ -377,7 +395,9 @@ impl Looking {
                 return Look::Unread;
             }
         };
-        std::thread::sleep(SETTLED_AFTER);
+        if self.taken != Some(digest) {
+            std::thread::sleep(SETTLED_AFTER);
+        }
         let mut known = Known::read(&self.paths, &self.namespace, self.begin);
         if Manifests::digest(&self.paths).as_ref() != Ok(&digest) {
             return Look::Unread;
@@ -390,8 +410,8 @@ impl Looking {
             return Look::Unread;
         }
         known.keep_broken(&self.places);
-        self.tools.apply(&mut known.sources);
-        let Known { sources, subjects, problems, places, .. } = known;
+        let Known { mut sources, subjects, problems, places, .. } = known;
+        self.tools.apply(&mut sources);
         let (snapshot, trouble) = self.compiler.compile(&sources);
         for trouble in &trouble {
             warn!(object = trouble.object, "{}", trouble.problem);
@@ -401,10 +421,19 @@ impl Looking {
         state.keep(&|key| keys.contains(key));
         subjects.into_iter().for_each(|subject| state.put(subject));
         state.is_current(looked_at);
-        self.taken = Some((digest, stopped));
+        self.taken = Some(digest);
         self.places = places;
+        self.stopped = stopped(&sources);
+        self.sources = sources;
         info!(tasks = keys.len(), problems = trouble.len() + problems.len(), "took in the manifests");
         Look::Taken
+    }
+
+    /// Whether another tool is stopped than was when the manifests were taken in.
+    fn tools_changed(&self) -> bool {
+        let mut sources = self.sources.clone();
+        self.tools.apply(&mut sources);
+        stopped(&sources) != self.stopped
     }
 
     fn tell(&mut self, wrong: String) {

@@ -345,6 +345,25 @@ fn figures_tell_how_it_was_decided_and_how_old_the_knowledge_is() {
     assert_eq!((&state["tasks"], &state["audit"]["broken"], &state["staleAfterSeconds"]), (&json!(1), &Value::Null, &json!(180)));
 }
 
+#[test]
+fn while_the_audit_log_cannot_be_written_everything_is_denied_and_the_process_stays_ready() {
+    let at = finance("audit-broken", &[]);
+    let (light, heavy) = (call("ledger/read", &json!({})), call("ledger/post", &json!({"amount": 1})));
+    assert_eq!((&at.evaluate(&light)["decision"], &at.evaluate(&heavy)["decision"]), (&json!(true), &json!(true)));
+    at.size_of_files("0");
+    at.until("a write is denied", || told(&at.evaluate(&heavy)) == ("deny", "NotRecorded"));
+    at.until("a light read too", || told(&at.evaluate(&light)) == ("deny", "NotRecorded"));
+    at.until("it is shown", || at.probe("/metrics").contains("\nmandate_audit_broken 1\n"));
+    assert!(at.probe("/readyz").starts_with("HTTP/1.1 200"));
+    let state = at.probe("/debug/state");
+    let state: Value = serde_json::from_str(state.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert!(state["audit"]["broken"]["why"].is_string(), "{state}");
+    at.size_of_files("unlimited");
+    at.until("it is well again", || at.evaluate(&heavy)["decision"] == true);
+    let left = (0..2).map(|_| at.evaluate(&heavy)).collect::<Vec<_>>();
+    assert_eq!(permitted(&left), 1, "what was denied meanwhile took none of the three an hour");
+}
+
 /// A question of the gateway, which vouches for nobody.
 fn with_token(token: &str) -> Value {
     json!({"subject": {"type": "task", "id": "finance/october", "properties": {"token": token}},

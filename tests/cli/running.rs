@@ -15,7 +15,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::{command, fresh};
+use crate::{command_of, fresh};
 
 /// Bearer token of the enforcement point that vouches for subjects of type `user`.
 pub const HARNESS: &str = "harness-token-of-no-worth";
@@ -81,7 +81,10 @@ impl Running {
         args.extend(["--cert-file", &cert, "--key-file", &keyfile, "--audit-dir", &audit]);
         args.extend(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         args.extend(flags);
-        let mut child = command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // A limit on the size of files, as `size_of_files` sets it, fails the write and not the process.
+        let script = ["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_mandate")];
+        let mut child =
+            command_of("sh", &[&script, &args[..]].concat()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (tell, told) = std::sync::mpsc::channel();
         let streams: [Box<dyn std::io::Read + Send>; 2] =
@@ -181,6 +184,12 @@ impl Running {
             std::thread::sleep(Duration::from_millis(10));
         }
         begun.elapsed()
+    }
+
+    /// Lets its files grow to so many bytes at most: a disk that is full.
+    pub fn size_of_files(&self, most: &str) {
+        let (pid, limit) = (self.child.id().to_string(), format!("--fsize={most}:unlimited"));
+        assert!(std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
     }
 
     /// Ends it in order, and waits until it has.
