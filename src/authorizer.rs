@@ -135,17 +135,7 @@ impl Authorizer {
 
     /// The same by a snapshot that the caller holds, so that several answers agree.
     pub async fn decide_by(&self, snapshot: &Snapshot, question: &Question<'_>) -> Answer {
-        self.conclude(question, |task, now| match task {
-            Some(task) => self.judge(snapshot, task, question, now),
-            None => unknown(&question.caller),
-        })
-        .await
-    }
-
-    /// Refuses what cannot be decided: who acts was not proved, or nobody can tell what is meant.
-    /// It is recorded as every no is.
-    pub async fn refuse(&self, question: &Question<'_>, code: Code, message: &str, help: &str) -> Answer {
-        self.conclude(question, |_, _| refused(code, message, help)).await
+        self.conclude(question, |task, now| self.judge(snapshot, task, question, now)).await
     }
 
     /// Refuses what cannot be decided: who acts was not proved, or nobody can tell what is meant.
@@ -350,7 +340,7 @@ pub fn digest(arguments: &serde_json::Map<String, Value>) -> String {
     hex
 }
 
-pub(crate) fn unknown(caller: &Caller) -> Decision {
+fn unknown(caller: &Caller) -> Decision {
     refused(
         Code::UnknownTask,
         format!("no running task belongs to {caller}"),

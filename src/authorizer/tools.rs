@@ -12,7 +12,6 @@ pub mod listing;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,7 +38,6 @@ pub struct Watch {
     tokens: BTreeMap<String, PathBuf>,
     servers: Mutex<BTreeMap<String, Watched>>,
     changed: Notify,
-    version: AtomicU64,
 }
 
 /// A server that is watched.
@@ -65,14 +63,7 @@ impl Watch {
     /// Watches nothing yet.
     #[must_use]
     pub fn new(every: Duration, tokens: BTreeMap<String, PathBuf>) -> Self {
-        Self {
-            asking: Asking::new(),
-            every,
-            tokens,
-            servers: Mutex::default(),
-            changed: Notify::new(),
-            version: AtomicU64::new(0),
-        }
+        Self { asking: Asking::new(), every, tokens, servers: Mutex::default(), changed: Notify::new() }
     }
 
     /// Takes in which servers and pins there are now, and says of each which tools are stopped.
@@ -100,12 +91,6 @@ impl Watch {
                 }
             }
         }
-    }
-
-    /// Counts the changes of tools.
-    #[must_use]
-    pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
     }
 
     /// Whenever the state of a tool has changed.
@@ -168,7 +153,6 @@ impl Watch {
             info!(server = key, tool, "a tool is again what was reviewed: it may be called");
         }
         if before != after {
-            self.version.fetch_add(1, Ordering::Release);
             self.changed.notify_one();
         }
     }

@@ -111,6 +111,8 @@ fn only_those_who_speak_to_a_cluster_hold_a_client() {
 #[test]
 fn what_reads_a_request_knows_neither_tasks_nor_the_network() {
     for (file, code) in sources("authorizer/mcp") {
+        // Where a name may be seen is no import.
+        let code = code.replace("in crate::authorizer", "");
         let wrong: Vec<_> =
             after(&code, "crate::").into_iter().filter(|word| MODULES.contains(word) && *word != "decide").collect();
         assert!(wrong.is_empty(), "src/{file} imports {wrong:?}");

@@ -30,7 +30,7 @@ use tracing::info;
 use crate::authorizer::mcp::{self, Refused, What, Wish};
 use crate::authorizer::state::Live;
 use crate::authorizer::trust::{Asker, Caller, TrustError};
-use crate::authorizer::{Answer, Authorizer, Question, refused, unknown};
+use crate::authorizer::{Answer, Authorizer, Question, refused};
 use crate::decide::authorize::{Action, Code, Snapshot, reach};
 use crate::serve::ClientName;
 use response::Route;
@@ -144,10 +144,7 @@ impl Door {
         match wish {
             Ok(Wish { what: What::Call { .. }, .. }) => self.authorizer.decide_by(snapshot, &question).await,
             Ok(Wish { what: What::Reach, .. }) => {
-                let judge = |task: Option<&Live>, now| match task {
-                    Some(task) => reach(snapshot, known_at, &task.subject(), &route.server, now),
-                    None => unknown(&question.caller),
-                };
+                let judge = |task: &Live, now| reach(snapshot, known_at, &task.subject(), &route.server, now);
                 self.authorizer.conclude(&question, judge).await
             }
             Err(refusal) => {
