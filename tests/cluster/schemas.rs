@@ -9,11 +9,14 @@ use crate::admission::request::{object, path, plural, request, taken};
 use crate::place::until;
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const REGISTRATION: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/mandate";
 
 /// The definitions as they were.
 pub struct Schemas {
     kinds: Vec<&'static str>,
     before: Vec<Value>,
+    /// The webhooks as they were registered.
+    webhooks: Value,
 }
 
 impl Schemas {
@@ -29,7 +32,8 @@ impl Schemas {
             version["selectableFields"] = json!([]);
             taken(request(admin, "PUT", &path, None, &definition).await)?;
         }
-        let schemas = Self { kinds: kinds.to_vec(), before };
+        let webhooks = unasked(admin, kinds).await?;
+        let schemas = Self { kinds: kinds.to_vec(), before, webhooks };
         schemas.until_answered(admin, 201).await?;
         Ok(schemas)
     }
@@ -41,6 +45,11 @@ impl Schemas {
             let mut definition = taken(request(admin, "GET", &path, None, &Value::Null).await)?;
             definition["spec"] = before["spec"].clone();
             taken(request(admin, "PUT", &path, None, &definition).await)?;
+        }
+        if !self.webhooks.is_null() {
+            let mut registration = taken(request(admin, "GET", REGISTRATION, None, &Value::Null).await)?;
+            registration["webhooks"] = self.webhooks.clone();
+            taken(request(admin, "PUT", REGISTRATION, None, &registration).await)?;
         }
         self.until_answered(admin, 422).await
     }
@@ -58,4 +67,30 @@ impl Schemas {
         }
         Ok(())
     }
+}
+
+/// Has the webhook asked about none of these kinds, since it lets nothing in that it cannot read;
+/// gives back what was registered.
+async fn unasked(admin: &Client, kinds: &[&'static str]) -> Result<Value> {
+    let registered = request(admin, "GET", REGISTRATION, None, &Value::Null).await?;
+    if registered.reply.code == 404 {
+        return Ok(Value::Null);
+    }
+    let mut registration = taken(Ok(registered))?;
+    let before = registration["webhooks"].clone();
+    let away: Vec<String> = kinds.iter().map(|kind| plural(kind)).collect();
+    for webhook in registration["webhooks"].as_array_mut().into_iter().flatten() {
+        let rules = webhook["rules"].as_array_mut().into_iter().flatten();
+        for rule in rules.filter(|rule| rule["apiGroups"] == json!(["mandate.dev"])) {
+            if let Some(resources) = rule["resources"].as_array_mut() {
+                resources.retain(|resource| !away.iter().any(|away| resource == away));
+                // A rule about nothing is none; this kind does not exist.
+                if resources.is_empty() {
+                    resources.push(json!("nothing"));
+                }
+            }
+        }
+    }
+    taken(request(admin, "PUT", REGISTRATION, None, &registration).await)?;
+    Ok(before)
 }
