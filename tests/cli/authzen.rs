@@ -472,6 +472,17 @@ fn another_method_or_path_is_told_what_there_is() {
 }
 
 #[test]
+fn behind_a_proxy_the_operator_says_by_which_url_it_is_known() {
+    let manifests = [("records.yaml", &*read("tests/authzen/records.yaml"))];
+    let at = Running::start("authzen-url", &manifests, "records", &["--url", "https://pdp.example.com/"]);
+    let told = fine(&at.send("GET", "/.well-known/authzen-configuration", &[], b""));
+    assert_eq!(told["policy_decision_point"], "https://pdp.example.com");
+    assert_eq!(told["access_evaluation_endpoint"], "https://pdp.example.com/access/v1/evaluation");
+    let odd = crate::said(&["run", "authorizer", "--audit-dir", "x", "--url", "http://pdp.example.com"]);
+    assert!(odd.contains("must be an `https://` URL"), "{odd}");
+}
+
+#[test]
 fn who_vouches_for_one_namespace_names_no_task_of_another() {
     let answer = RECORDS.evaluate(&read_by(user("other/alice")));
     assert_eq!((&answer["decision"], &answer["context"]["reasons"][0]["code"]), (&json!(false), &json!("UnknownTask")));
