@@ -215,11 +215,14 @@ impl<'a> Waivers<'a> {
         Self { namespace, now, all: named.map(|(name, waiver)| (name.as_str(), waiver)).collect() }
     }
 
-    /// The one that covers what a rule finds under a policy; of several the first by name.
+    /// The one that covers what a rule finds under a policy. Of several the one with the shortest
+    /// life, then the first by name: it counts under every policy under which another counts, so
+    /// that all policies are given the same one, and that one does it alone.
     #[must_use]
     pub fn covering(&self, rule: &str, policy: &Asked) -> Option<Waived> {
         let honoured = |waiver: &Waiver| policy.honours.iter().any(|honoured| waiver.is_honoured(rule, honoured, self.now));
-        let (name, waiver) = self.all.iter().find(|(_, waiver)| waiver.waives(rule) && honoured(waiver))?;
+        let counting = self.all.iter().filter(|(_, waiver)| waiver.waives(rule) && honoured(waiver));
+        let (name, waiver) = counting.min_by_key(|(name, waiver)| (waiver.life(self.now), *name))?;
         Some(Waived {
             waiver: format!("{}/{name}", self.namespace),
             uid: waiver.uid.clone(),

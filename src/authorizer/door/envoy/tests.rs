@@ -106,7 +106,7 @@ fn scene(name: &str) -> Scene {
 impl Scene {
     fn token(&self) -> String {
         let exp = Timestamp::now().as_second() + 60;
-        let claims = json!({"sub": "task:finance/october", "aud": "https://ledger.finance.svc", "exp": exp});
+        let claims = json!({"sub": "task:finance/october", "task_uid": "u", "aud": "https://ledger.finance.svc", "exp": exp});
         jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &EncodingKey::from_ec_der(&self.key.serialize_der()))
             .unwrap()
     }
