@@ -225,7 +225,9 @@ impl Sender {
         let bodies = (0..BODIES).map(|n| Ok(String::from_utf8(pod::review(task, load.holds, n))?)).collect::<Result<_>>()?;
         let order = Order {
             port: self.port,
-            path: load.path.to_owned(),
+            path: format!("{}?timeout=5s", load.path),
+            headers: vec![],
+            mark: r#""allowed":"#.to_owned(),
             authorities: self.authorities.clone(),
             bodies,
             http2: load.http2,

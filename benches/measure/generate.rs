@@ -1,8 +1,9 @@
-//! Sends reviews to a webhook, from a process of its own: the bench starts itself anew with
-//! `generate`, so that what sending costs is not counted for the webhook.
+//! Sends reviews to a webhook, or questions to whoever decides, from a process of its own: the
+//! bench starts itself anew with `generate`, so that what sending costs is not counted for the
+//! server.
 //!
 //! Closed loop (no rate): each stream sends its next review when the last was answered; that
-//! finds the most a webhook can do. Open loop (a rate): reviews are sent on time whether
+//! finds the most a server can do. Open loop (a rate): reviews are sent on time whether
 //! earlier ones were answered or not, as an API server does; only that gives honest times.
 
 use std::sync::Arc;
@@ -28,11 +29,15 @@ use super::measure::Times;
 /// What to send, and how.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
-    /// Port of the webhook on loopback.
+    /// Port of the server on loopback.
     pub port: u16,
-    /// `/validate` or `/mutate`.
+    /// Where to, such as `/validate`; with the query, where there is one.
     pub path: String,
-    /// Authorities that the webhook's certificate may come from, PEM.
+    /// Headers beside `content-type`.
+    pub headers: Vec<(String, String)>,
+    /// What stands in an answer before `true` or `false`: `"allowed":`.
+    pub mark: String,
+    /// Authorities that the server's certificate may come from, PEM.
     pub authorities: String,
     /// Bodies, sent in turn.
     pub bodies: Vec<String>,
@@ -103,7 +108,7 @@ impl Connection {
         }
     }
 
-    async fn review(&mut self, request: Request<Full<Bytes>>) -> Result<bool> {
+    async fn review(&mut self, request: Request<Full<Bytes>>, mark: &str) -> Result<bool> {
         let response: Response<_> = match self {
             Self::One(sender) => {
                 sender.ready().await?;
@@ -114,17 +119,16 @@ impl Connection {
                 sender.send_request(request).await?
             }
         };
-        ensure!(response.status() == 200, "the webhook answered {}", response.status());
+        ensure!(response.status() == 200, "the server answered {}", response.status());
         let answer = response.into_body().collect().await?.to_bytes();
-        allowed(&answer).context("an answer that says neither yes nor no")
+        allowed(&answer, mark.as_bytes()).context("an answer that says neither yes nor no")
     }
 }
 
 /// Whether an answer lets in, read no further than needed: the generator must not be what
 /// is measured.
-fn allowed(answer: &[u8]) -> Option<bool> {
-    const MARK: &[u8] = br#""allowed":"#;
-    let at = answer.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
+fn allowed(answer: &[u8], mark: &[u8]) -> Option<bool> {
+    let at = answer.windows(mark.len()).position(|window| window == mark)? + mark.len();
     Some(answer.get(at) == Some(&b't'))
 }
 
@@ -139,6 +143,7 @@ impl Job {
         let body = self.bodies[n % self.bodies.len()].clone();
         let request = Request::post(if self.order.http2 { &self.uri } else { &self.order.path });
         let request = request.header("host", format!("127.0.0.1:{}", self.order.port)).header("content-type", "application/json");
+        let request = self.order.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
         request.body(Full::new(body)).expect("a request of fixed parts")
     }
 }
@@ -159,7 +164,7 @@ async fn send(order: Order) -> Result<Sent> {
     }
     let bodies: Vec<Bytes> = order.bodies.iter().map(|body| Bytes::from(body.clone().into_bytes())).collect();
     let size = bodies.first().map_or(0, Bytes::len);
-    let uri = format!("https://127.0.0.1:{}{}?timeout=5s", order.port, order.path);
+    let uri = format!("https://127.0.0.1:{}{}", order.port, order.path);
     let job = Arc::new(Job { order, bodies, uri });
     let start = Instant::now();
     let (answers, late) = match job.order.rate {
@@ -193,7 +198,7 @@ async fn closed(job: &Arc<Job>, ways: Vec<Connection>) -> Result<Answers> {
             let mut answers = Vec::with_capacity(share);
             for n in 0..share {
                 let sent = Instant::now();
-                let allowed = connection.review(job.request(way + n)).await?;
+                let allowed = connection.review(job.request(way + n), &job.order.mark).await?;
                 answers.push((sent.elapsed(), allowed));
             }
             anyhow::Ok(answers)
@@ -204,6 +209,18 @@ async fn closed(job: &Arc<Job>, ways: Vec<Connection>) -> Result<Answers> {
         all.extend(answers??);
     }
     Ok(all)
+}
+
+/// Waits for a time more exactly than a timer, which would send a thousand a second in bursts:
+/// the generator has a core of its own to wait on.
+async fn until(due: Instant) {
+    const TIMER: Duration = Duration::from_millis(2);
+    if due.saturating_duration_since(Instant::now()) > TIMER {
+        tokio::time::sleep_until((due - TIMER).into()).await;
+    }
+    while Instant::now() < due {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn open(job: &Arc<Job>, ways: Vec<Connection>, rate: u32) -> Result<(Answers, Times)> {
@@ -217,20 +234,20 @@ async fn open(job: &Arc<Job>, ways: Vec<Connection>, rate: u32) -> Result<(Answe
     let start = Instant::now();
     for n in 0..job.order.reviews {
         let due = start + Duration::from_secs(1) * u32::try_from(n)? / rate;
-        tokio::time::sleep_until(due.into()).await;
+        until(due).await;
         late.add(due.elapsed());
         while let Some(answer) = under_way.try_join_next() {
             all.push(answer??);
         }
         if under_way.len() > 10_000 {
-            bail!("the webhook does not keep up with {rate} reviews a second");
+            bail!("the server does not keep up with {rate} reviews a second");
         }
         let (job, free, give_back) = (job.clone(), free.clone(), give_back.clone());
         let sent = Instant::now();
         under_way.spawn(async move {
             // Where no connection is free, waiting for one counts.
             let mut way = free.lock().await.recv().await.context("the connections are gone")?;
-            let allowed = way.review(job.request(n)).await?;
+            let allowed = way.review(job.request(n), &job.order.mark).await?;
             let time = sent.elapsed();
             let _ = give_back.send(way);
             anyhow::Ok((time, allowed))

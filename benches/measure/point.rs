@@ -1,0 +1,276 @@
+//! Mandate's own authorizer as a process of its own, on manifests that the bench writes, and
+//! whoever asks it.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::authority::{Ask, Others, namespace, objects, policy};
+use super::generate::{Order, Sent};
+use super::measure::{Others as OtherProcesses, cpu, sized};
+
+/// Questions under way at once where the most is looked for.
+pub const AT_ONCE: usize = 32;
+/// Different bodies that are sent in turn.
+const BODIES: usize = 64;
+/// How long a process may take until it answers.
+const READY: Duration = Duration::from_secs(120);
+/// What the enforcement point shows.
+pub const ASKER: &str = "the-token-of-the-bench";
+
+/// Whether server and generator have a core each.
+#[derive(Clone, Copy)]
+pub struct Pinned(bool);
+
+impl Pinned {
+    fn find() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let taskset =
+            Command::new("taskset").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
+        Self(taskset && cores > 1)
+    }
+
+    pub fn words(self) -> &'static str {
+        if self.0 {
+            "The authorizer has the first core, the generator the second."
+        } else {
+            "Nothing is pinned: there is no second core, or no taskset."
+        }
+    }
+
+    /// What keeps a command to the first core.
+    pub fn first(self) -> &'static [&'static str] {
+        if self.0 { &["taskset", "-c", "0"] } else { &[] }
+    }
+
+    fn generator(self) -> Result<Command> {
+        let own = std::env::current_exe()?;
+        let mut command = if self.0 { Command::new("taskset") } else { Command::new(&own) };
+        if self.0 {
+            command.args(["-c", "1"]).arg(&own);
+        }
+        command.arg("generate").stdin(Stdio::piped()).stdout(Stdio::piped());
+        Ok(command)
+    }
+}
+
+/// Where everything lies, and what callers show.
+pub struct Place {
+    pub dir: PathBuf,
+    pub pinned: Pinned,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    authorities: String,
+    pub trust: Value,
+    pub token: String,
+}
+
+impl Place {
+    /// A directory of its own beside the build, on the disk that the build is on.
+    pub fn make() -> Result<Self> {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("authorize-{}", std::process::id()));
+        fs::create_dir_all(&dir)?;
+        let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?;
+        let [certificate, key] = ["tls.crt", "tls.key"].map(|name| dir.join(name));
+        let authorities = own.cert.pem();
+        fs::write(&certificate, &authorities)?;
+        fs::write(&key, own.signing_key.serialize_pem())?;
+        let signing = Ed25519KeyPair::generate().map_err(|_| anyhow::anyhow!("make a key"))?;
+        let public = URL_SAFE_NO_PAD.encode(signing.public_key().as_ref());
+        let trust = json!({
+            "enforcementPoints": [{"name": "bench", "tokenSha256": digest(ASKER)}],
+            "jwks": {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": public, "kid": "bench", "alg": "EdDSA", "use": "sig"}]}
+        });
+        let token = token(&signing);
+        Ok(Self { dir, pinned: Pinned::find(), certificate, key, authorities, trust, token })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A task's own token, with the claims that a ServiceAccount's token has.
+fn token(key: &Ed25519KeyPair) -> String {
+    let now = Timestamp::now().as_second();
+    let header = json!({"alg": "EdDSA", "kid": "bench", "typ": "JWT"});
+    let claims = json!({
+        "iss": "https://kubernetes.default.svc.cluster.local", "sub": format!("task:{}/task-0", namespace(0)), "aud": ["mandate"],
+        "iat": now, "nbf": now, "exp": now + 6 * 3600, "jti": "6f1c2f4e-5b0e-4b8e-9d53-0a1c2e3f4a5b",
+    });
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", part(&header), part(&claims));
+    let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()).as_ref());
+    format!("{signed}.{signature}")
+}
+
+/// Writes one policy anew, as whoever edits it would.
+pub fn write_policy(manifests: &Path, n: usize, change: usize) -> Result<()> {
+    let file = manifests.join("changing.yaml");
+    let new = file.with_extension("new");
+    fs::write(&new, format!("{}\n", policy(Others::Spread, n, change)))?;
+    Ok(fs::rename(&new, &file)?)
+}
+
+/// What is sent.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub ask: Ask,
+    pub rate: Option<u32>,
+    pub questions: usize,
+}
+
+impl Load {
+    /// As much as can be done.
+    pub fn most(ask: Ask) -> Self {
+        Self { ask, rate: None, questions: sized(100_000, 3_000) }
+    }
+
+    pub fn at(ask: Ask, rate: u32) -> Self {
+        Self { ask, rate: Some(rate), questions: sized(rate * 20, rate * 2) as usize }
+    }
+}
+
+/// What came of it, and what the process used.
+pub struct Seen {
+    pub sent: Sent,
+    cpu: Duration,
+    pub others: f64,
+}
+
+impl Seen {
+    /// CPU time of one decision, in microseconds.
+    pub fn each(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.sent.reviews as f64
+    }
+
+    pub fn rate(&self) -> f64 {
+        self.sent.reviews as f64 / self.sent.took.as_secs_f64()
+    }
+
+    /// Cores that the process used meanwhile.
+    pub fn cores(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.sent.took.as_secs_f64()
+    }
+}
+
+/// A process that decides: Mandate's authorizer, or what it is measured beside.
+pub struct Point<'a> {
+    place: &'a Place,
+    process: Child,
+    port: u16,
+    pub manifests: PathBuf,
+    is_opa: bool,
+}
+
+impl<'a> Point<'a> {
+    /// The authorizer with so many policies, when it answers.
+    pub fn start(place: &'a Place, policies: usize) -> Result<Self> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let dir = place.dir.join(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
+        let manifests = dir.join("manifests");
+        fs::create_dir_all(&manifests)?;
+        // The one that will change stands in a file of its own.
+        let all = objects(Others::Spread, policies).into_iter().filter(|object| object["metadata"]["name"] != "policy-0");
+        let text: String = all.map(|object| format!("---\n{object}\n")).collect();
+        fs::write(manifests.join("all.yaml"), text)?;
+        write_policy(&manifests, 0, 0)?;
+        let trust = dir.join("trust.yaml");
+        fs::write(&trust, place.trust.to_string())?;
+        let [port, admin] = [free_port()?, free_port()?];
+        let binary = env!("CARGO_BIN_EXE_mandate");
+        let wrap = place.pinned.first();
+        let mut command = Command::new(wrap.first().copied().unwrap_or(binary));
+        command.args(wrap.iter().skip(1)).args((!wrap.is_empty()).then_some(binary)).args(["run", "authorizer", "--manifests"]);
+        command.arg(&manifests).arg("--trust").arg(trust).arg("--cert-file").arg(&place.certificate);
+        command.arg("--key-file").arg(&place.key).arg("--audit-dir").arg(dir.join("audit"));
+        command.arg("--listen").arg(format!("127.0.0.1:{port}")).arg("--admin").arg(format!("127.0.0.1:{admin}"));
+        command.env("KUBECONFIG", "no-kubeconfig-was-given").env("MANDATE_LOG", "warn").stdout(Stdio::null());
+        let process = command.spawn().context("start the authorizer")?;
+        let point = Self { place, process, port, manifests, is_opa: false };
+        point.answers()?;
+        Ok(point)
+    }
+
+    /// OPA's server, when it answers.
+    pub fn of_opa(place: &'a Place, process: Child, port: u16) -> Result<Self> {
+        let point = Self { place, process, port, manifests: PathBuf::new(), is_opa: true };
+        point.answers()?;
+        Ok(point)
+    }
+
+    fn answers(&self) -> Result<()> {
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            ensure!(start.elapsed() < READY, "nobody listens on port {} after {READY:?}", self.port);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // Caches fill, and the first certificate is read.
+        std::thread::sleep(Duration::from_millis(500));
+        self.send(Load { questions: sized(5_000, 500), ..Load::most(Ask::Search) }).map(|_| ())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn send(&self, load: Load) -> Result<Seen> {
+        let body = |n| {
+            let body = load.ask.body(&namespace(0), &self.place.token, n);
+            if self.is_opa { json!({"input": body}).to_string() } else { body.to_string() }
+        };
+        let path = if self.is_opa { "/v1/data/mandate/answer" } else { "/access/v1/evaluation" };
+        let order = Order {
+            port: self.port,
+            path: path.to_owned(),
+            headers: vec![("authorization".to_owned(), format!("Bearer {ASKER}"))],
+            mark: r#""decision":"#.to_owned(),
+            authorities: self.place.authorities.clone(),
+            bodies: (0..BODIES).map(body).collect(),
+            http2: true,
+            connections: 1,
+            streams: AT_ONCE,
+            rate: load.rate,
+            reviews: load.questions,
+        };
+        let mut generator = self.place.pinned.generator()?.spawn().context("start the generator")?;
+        let (others, before) = (OtherProcesses::watch(), cpu(self.pid()));
+        generator.stdin.take().context("a pipe to the generator")?.write_all(&serde_json::to_vec(&order)?)?;
+        let output = generator.wait_with_output()?;
+        ensure!(output.status.success(), "the generator failed");
+        let sent: Sent = serde_json::from_slice(&output.stdout).context("read what the generator printed")?;
+        let seen = Seen { sent, cpu: cpu(self.pid()) - before, others: others.cores() };
+        let wrong = if load.ask.is_permitted() { seen.sent.refused } else { seen.sent.allowed };
+        ensure!(wrong == 0, "{wrong} of {} questions were answered wrongly", seen.sent.reviews);
+        Ok(seen)
+    }
+}
+
+impl Drop for Point<'_> {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
