@@ -21,6 +21,7 @@ pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use cedar_policy::{Authorizer, Entities, Request};
@@ -29,6 +30,7 @@ use serde_json::{Map, Value};
 
 use crate::api::{AgentTask, AgentTaskSpec, Classification, CountedBy, Effect, Mode, Phase};
 use arguments::Values;
+use cedar::Looks;
 use compile::{CompiledRule, Slice, Then};
 use history::{History, Limit, Mark};
 pub use reach::reach;
@@ -478,15 +480,11 @@ fn judge(
     let slices: Vec<&Slice> = snapshot.rules(shard, &tool.key, &subject.agent_key, tool.effect).collect();
     let cannot =
         |message: String| no(Code::EvaluationError, None, message, "report this: Mandate could not put the action into words");
-    let request = facts.request().map_err(cannot)?;
-    let looks = permits.is_some_and(|permits| permits.looks_at_values) || slices.iter().any(|slice| slice.looks_at_values);
-    let entities = if looks {
-        let properties = |given| Values::untyped(given);
-        let (of_subject, of_resource) = (properties(action.subject_properties), properties(action.resource_properties));
-        &cedar::entities(&values, &of_subject, &of_resource).map_err(cannot)?
-    } else {
-        &NO_ENTITIES
-    };
+    let before = granted_before(subject, scope, &tool);
+    let asked = slices.iter().copied().chain(permits).chain(before.flatten());
+    let looks = asked.fold(Looks::default(), |all, slice| all.and(slice.looks));
+    let request = facts.request(looks).map_err(cannot)?;
+    let entities = &entities(looks, &values, action).map_err(cannot)?;
 
     let granted = match permits {
         Some(permits) => ask(permits, &request, entities)?,
@@ -495,8 +493,18 @@ fn judge(
     if granted.is_empty() && !server.is_kubernetes {
         return Err(lacking());
     }
-    if !server.is_kubernetes {
-        granted_before(subject, scope, &tool, &request, &values, action)?;
+    if let Some(before) = before.filter(|_| !server.is_kubernetes) {
+        let still = before.map(|permits| ask(permits, &request, entities)).transpose()?;
+        if still.is_none_or(|permits| permits.is_empty()) {
+            let (scope, task) = (&subject.scope, &subject.name);
+            let message = format!("scope `{scope}` grants `{}` now, but not when task `{task}` started", tool.name);
+            return Err(no(
+                Code::OutOfScope,
+                None,
+                message,
+                "start a new task: what a task was granted can shrink and never grows",
+            ));
+        }
     }
     let mut found = Found::default();
     for slice in &slices {
@@ -527,24 +535,20 @@ fn judge(
 }
 
 /// What a task was granted can shrink and never grows: where its scope has changed since it
-/// started, the scope as it was must permit the action too.
-fn granted_before(
-    subject: &Subject,
-    scope: &snapshot::Scope,
-    tool: &ToolFacts,
-    request: &Request,
-    values: &Values,
-    action: &Action,
-) -> Result<(), Box<No>> {
-    let Some(before) = subject.granted.as_ref().filter(|before| before.digest != scope.compiled.digest) else { return Ok(()) };
-    let (of_subject, of_resource) = (Values::untyped(action.subject_properties), Values::untyped(action.resource_properties));
-    let entities = cedar::entities(values, &of_subject, &of_resource).map_err(|why| no(Code::EvaluationError, None, why, ""))?;
-    let permits = before.tools.get(&*tool.key).map(|permits| ask(permits, request, &entities)).transpose()?;
-    if permits.is_some_and(|permits| !permits.is_empty()) {
-        return Ok(());
+/// started, the scope as it was must permit the action too. None where it has not changed.
+fn granted_before<'a>(subject: &'a Subject, scope: &snapshot::Scope, tool: &ToolFacts) -> Option<Option<&'a Slice>> {
+    let before = subject.granted.as_ref().filter(|before| before.digest != scope.compiled.digest)?;
+    Some(before.tools.get(&*tool.key))
+}
+
+/// The holders of what is looked at.
+fn entities<'a>(looks: Looks, values: &Values, action: &Action) -> Result<Cow<'a, Entities>, String> {
+    if !looks.at_arguments() && !looks.at_properties() {
+        return Ok(Cow::Borrowed(&NO_ENTITIES));
     }
-    let message = format!("scope `{}` grants `{}` now, but not when task `{}` started", subject.scope, tool.name, subject.name);
-    Err(no(Code::OutOfScope, None, message, "start a new task: what a task was granted can shrink and never grows"))
+    let properties = |given| if looks.at_properties() { Values::untyped(given) } else { Values::default() };
+    let (of_subject, of_resource) = (properties(action.subject_properties), properties(action.resource_properties));
+    cedar::entities(values, &of_subject, &of_resource).map(Cow::Owned)
 }
 
 static NO_ENTITIES: LazyLock<Entities> = LazyLock::new(Entities::empty);

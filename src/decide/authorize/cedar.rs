@@ -164,12 +164,106 @@ pub fn read(text: &str) -> Result<Node, String> {
     }
 }
 
-/// Whether an expression looks at arguments or properties, whose holders must then be there.
-#[must_use]
-pub fn looks_at_values(node: &Expr) -> bool {
-    let tag =
-        |expression: &Expr| matches!(expression, Expr::BinaryOp { op: BinaryOp::GetTag | BinaryOp::HasTag, .. }).then_some(true);
-    node.reduce(&tag, &|one, other| one || other, false)
+/// What policies look at of an action. The rest of the action is not put into Cedar's words, which
+/// would cost more than the policies themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Looks(u32);
+
+impl Looks {
+    /// At everything.
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// What some conditions look at. One that takes the context as a whole looks at everything.
+    #[must_use]
+    pub fn of(nodes: &[Node]) -> Self {
+        let at = |expression: &Expr| match expression {
+            Expr::GetAttr { expr, attr } if matches!(**expr, Expr::Var(Var::Context)) => Some(Self::at(attr)),
+            Expr::HasAttr { expr, attrs } if matches!(**expr, Expr::Var(Var::Context)) => Some(Self::at(attrs.first())),
+            Expr::Var(Var::Context) => Some(Self::ALL),
+            _ => None,
+        };
+        nodes.iter().map(|node| node.reduce(&at, &Self::and, Self::default())).fold(Self::default(), Self::and)
+    }
+
+    fn at(name: &str) -> Self {
+        Attribute::ALL.into_iter().find(|(_, known)| *known == name).map_or(Self::ALL, |(attribute, _)| attribute.bit())
+    }
+
+    /// What either looks at.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether it looks at arguments, whose holders must then be there.
+    #[must_use]
+    pub fn at_arguments(self) -> bool {
+        self.includes(Attribute::Arguments)
+    }
+
+    /// Whether it looks at properties that enforcement points give.
+    #[must_use]
+    pub fn at_properties(self) -> bool {
+        self.includes(Attribute::SubjectProperties) || self.includes(Attribute::ResourceProperties)
+    }
+
+    fn includes(self, attribute: Attribute) -> bool {
+        self.0 & attribute.bit().0 != 0
+    }
+}
+
+/// An attribute of the context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attribute {
+    Agent,
+    Server,
+    Namespace,
+    Scope,
+    AgentName,
+    ServerName,
+    ToolName,
+    Objective,
+    PrincipalGroups,
+    DelegationDepth,
+    Classification,
+    Domain,
+    CrossDomain,
+    History,
+    Arguments,
+    SubjectProperties,
+    ResourceProperties,
+    Intent,
+    OnBehalfOf,
+    ResourceId,
+}
+
+impl Attribute {
+    const ALL: [(Self, &str); 20] = [
+        (Self::Agent, "agent"),
+        (Self::Server, "server"),
+        (Self::Namespace, "namespace"),
+        (Self::Scope, "scope"),
+        (Self::AgentName, "agentName"),
+        (Self::ServerName, "serverName"),
+        (Self::ToolName, "toolName"),
+        (Self::Objective, "objective"),
+        (Self::PrincipalGroups, "principalGroups"),
+        (Self::DelegationDepth, "delegationDepth"),
+        (Self::Classification, "classification"),
+        (Self::Domain, "domain"),
+        (Self::CrossDomain, "crossDomain"),
+        (Self::History, "history"),
+        (Self::Arguments, "arguments"),
+        (Self::SubjectProperties, "subjectProperties"),
+        (Self::ResourceProperties, "resourceProperties"),
+        (Self::Intent, "intent"),
+        (Self::OnBehalfOf, "onBehalfOf"),
+        (Self::ResourceId, "resourceId"),
+    ];
+
+    const fn bit(self) -> Looks {
+        Looks(1 << self as u32)
+    }
 }
 
 /// `context.name`.
@@ -341,47 +435,60 @@ pub struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// The request.
+    /// The request, with what is looked at.
     ///
     /// # Errors
     /// Cedar's words; the caller denies.
-    pub fn request(&self) -> Result<Request, String> {
-        let string = |text: &str| RestrictedExpression::new_string(text.to_owned());
-        let record = |fields: Vec<(&str, RestrictedExpression)>| {
-            RestrictedExpression::new_record(fields.into_iter().map(|(name, value)| (name.to_owned(), value)))
-                .map_err(|error| error.to_string())
-        };
-        let values = || HOLDERS.clone();
-        let history = record(vec![
-            ("highestRead", RestrictedExpression::new_long(self.highest_read)),
-            ("untrusted", RestrictedExpression::new_bool(self.untrusted)),
-            ("domains", RestrictedExpression::new_set(self.domains.iter().map(|domain| string(domain)))),
-        ])?;
-        let mut pairs = vec![
-            ("agent", RestrictedExpression::new_entity_uid(Kind::Agent.uid(self.agent))),
-            ("server", RestrictedExpression::new_entity_uid(self.server.clone())),
-            ("namespace", string(self.namespace)),
-            ("scope", string(self.scope)),
-            ("agentName", string(self.agent_name)),
-            ("serverName", string(self.server_name)),
-            ("toolName", string(self.tool_name)),
-            ("objective", string(self.objective)),
-            ("principalGroups", RestrictedExpression::new_set(self.groups.iter().map(|group| string(group)))),
-            ("delegationDepth", RestrictedExpression::new_long(i64::from(self.depth))),
-            ("classification", RestrictedExpression::new_long(self.classification)),
-            ("domain", string(self.domain)),
-            ("crossDomain", RestrictedExpression::new_bool(self.cross_domain)),
-            ("history", history),
-        ];
-        let [arguments, subject, resource] = values();
-        pairs.extend([("arguments", arguments), ("subjectProperties", subject), ("resourceProperties", resource)]);
-        let optional = [("intent", self.intent), ("onBehalfOf", self.on_behalf_of), ("resourceId", self.resource)];
-        pairs.extend(optional.into_iter().filter_map(|(name, value)| Some((name, string(value?)))));
-        let context = Context::from_pairs(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)))
-            .map_err(|error| error.to_string())?;
+    pub fn request(&self, looks: Looks) -> Result<Request, String> {
+        let mut pairs = Vec::with_capacity(Attribute::ALL.len());
+        for (attribute, name) in Attribute::ALL.into_iter().filter(|(attribute, _)| looks.includes(*attribute)) {
+            if let Some(value) = self.value(attribute)? {
+                pairs.push((name.to_owned(), value));
+            }
+        }
+        let context = Context::from_pairs(pairs).map_err(|error| error.to_string())?;
         // Without the schema: what is built here is the schema's shape, and a test holds it to that.
         Request::new(Kind::Task.uid(self.task), Kind::Action.uid(self.effect.as_str()), self.tool.clone(), context, None)
             .map_err(|error| error.to_string())
+    }
+
+    /// The value of an attribute, where it has one.
+    fn value(&self, attribute: Attribute) -> Result<Option<RestrictedExpression>, String> {
+        let string = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        let [arguments, subject, resource] = &*HOLDERS;
+        Ok(Some(match attribute {
+            Attribute::Agent => RestrictedExpression::new_entity_uid(Kind::Agent.uid(self.agent)),
+            Attribute::Server => RestrictedExpression::new_entity_uid(self.server.clone()),
+            Attribute::Namespace => string(self.namespace),
+            Attribute::Scope => string(self.scope),
+            Attribute::AgentName => string(self.agent_name),
+            Attribute::ServerName => string(self.server_name),
+            Attribute::ToolName => string(self.tool_name),
+            Attribute::Objective => string(self.objective),
+            Attribute::PrincipalGroups => RestrictedExpression::new_set(self.groups.iter().map(|group| string(group))),
+            Attribute::DelegationDepth => RestrictedExpression::new_long(i64::from(self.depth)),
+            Attribute::Classification => RestrictedExpression::new_long(self.classification),
+            Attribute::Domain => string(self.domain),
+            Attribute::CrossDomain => RestrictedExpression::new_bool(self.cross_domain),
+            Attribute::History => self.history()?,
+            Attribute::Arguments => arguments.clone(),
+            Attribute::SubjectProperties => subject.clone(),
+            Attribute::ResourceProperties => resource.clone(),
+            Attribute::Intent => return Ok(self.intent.map(string)),
+            Attribute::OnBehalfOf => return Ok(self.on_behalf_of.map(string)),
+            Attribute::ResourceId => return Ok(self.resource.map(string)),
+        }))
+    }
+
+    fn history(&self) -> Result<RestrictedExpression, String> {
+        let domains = self.domains.iter().map(|domain| RestrictedExpression::new_string((*domain).to_owned()));
+        let fields = [
+            ("highestRead", RestrictedExpression::new_long(self.highest_read)),
+            ("untrusted", RestrictedExpression::new_bool(self.untrusted)),
+            ("domains", RestrictedExpression::new_set(domains)),
+        ];
+        let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value));
+        RestrictedExpression::new_record(fields).map_err(|error| error.to_string())
     }
 }
 
@@ -398,7 +505,8 @@ static HOLDERS: LazyLock<[RestrictedExpression; 3]> = LazyLock::new(|| {
 });
 
 /// The holders with the values of one action: arguments, and what the enforcement point says of
-/// subject and resource.
+/// subject and resource. One that would hold nothing is left out: `hasTag` says no to both, and no
+/// policy that was validated asks for a tag before it.
 ///
 /// # Errors
 /// Cedar's words; the caller denies.
@@ -415,7 +523,7 @@ pub fn entities(arguments: &Values, subject: &Values, resource: &Values) -> Resu
         let flags: Vec<_> = flags.iter().map(|(name, flag)| (name.clone(), RestrictedExpression::new_bool(*flag))).collect();
         let lists: Vec<_> =
             lists.iter().map(|(name, list)| (name.clone(), RestrictedExpression::new_set(list.iter().map(string)))).collect();
-        for ((_, kind), tags) in HELD.into_iter().zip([texts, numbers, flags, lists]) {
+        for ((_, kind), tags) in HELD.into_iter().zip([texts, numbers, flags, lists]).filter(|(_, tags)| !tags.is_empty()) {
             all.push(Entity::new_with_tags(kind.uid(of), [], [], tags).map_err(|error| error.to_string())?);
         }
     }

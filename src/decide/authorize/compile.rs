@@ -14,7 +14,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use super::cedar::{self, Head, Kind, Node};
+use super::cedar::{self, Head, Kind, Looks, Node};
 use super::history::{History, Limit};
 use crate::api::{
     ActionMatch, ActionRule, ApprovalDemand, Bound, CountedBy, Effect, Guardrails, HistoryCondition, Limits, Mode, Pattern,
@@ -47,7 +47,7 @@ pub struct CompiledRule {
     /// The hours in which it applies.
     pub hours: Option<Hours>,
     forbid: Policy,
-    looks_at_values: bool,
+    looks: Looks,
     looks_at_history: bool,
     keys: Vec<Key>,
 }
@@ -125,8 +125,8 @@ pub struct Slice {
     pub set: PolicySet,
     /// The rules they come from, by id; none for permits.
     pub rules: BTreeMap<Arc<str>, Arc<CompiledRule>>,
-    /// Whether any looks at arguments or properties.
-    pub looks_at_values: bool,
+    /// What they look at.
+    pub looks: Looks,
     /// Whether an answer may change with what was done before.
     pub looks_at_history: bool,
 }
@@ -222,7 +222,7 @@ fn rule(place: Place, id: Arc<str>, at: &str, rule: &ActionRule, mode: Mode) -> 
         }
     }
     let counts = matches!(then, Some(Then::Count(..)));
-    let looks_at_values = nodes.iter().any(|node| cedar::looks_at_values(node));
+    let looks = Looks::of(&nodes);
     let looks_at_history = counts || when.history.is_some() || when.cedar.is_some();
     let head = Head { tool: None, effects: matches.effects.clone() };
     let forbid = cedar::policy(&id, false, &head, nodes).and_then(|policy| cedar::validate(&policy).map(|()| policy));
@@ -235,7 +235,7 @@ fn rule(place: Place, id: Arc<str>, at: &str, rule: &ActionRule, mode: Mode) -> 
     match (then, forbid) {
         (Some(then), Ok(forbid)) if problems.is_empty() => {
             let keys = keys(place, matches, tools);
-            Ok(CompiledRule { id, mode, then, calls, hours, forbid, looks_at_values, looks_at_history, keys })
+            Ok(CompiledRule { id, mode, then, calls, hours, forbid, looks, looks_at_history, keys })
         }
         _ => Err(problems),
     }
@@ -508,7 +508,7 @@ pub fn scope(namespace: &str, name: &str, spec: &TaskScopeSpec) -> Result<Compil
 
 fn grants(namespace: &str, name: &str, tools: &[ToolGrant], limits: Limits) -> Result<CompiledScope, Vec<Problem>> {
     let mut problems = vec![];
-    let mut permits: BTreeMap<String, Vec<(Policy, bool)>> = BTreeMap::new();
+    let mut permits: BTreeMap<String, Vec<(Policy, Looks)>> = BTreeMap::new();
     for (index, grant) in tools.iter().enumerate() {
         let at = format!("spec.tools[{index}]");
         for (name, bound) in &grant.arguments {
@@ -521,10 +521,10 @@ fn grants(namespace: &str, name: &str, tools: &[ToolGrant], limits: Limits) -> R
             let key = format!("{server}/{tool}");
             let id = format!("TaskScope {namespace}/{name}#tools[{index}].{tool}");
             let when = granted(namespace, name, grant);
-            let values = when.iter().any(|node| cedar::looks_at_values(node));
+            let looks = Looks::of(&when);
             let head = Head { tool: Some(key.clone()), effects: vec![] };
             match cedar::policy(&id, true, &head, when).and_then(|policy| cedar::validate(&policy).map(|()| policy)) {
-                Ok(policy) => permits.entry(key).or_default().push((policy, values)),
+                Ok(policy) => permits.entry(key).or_default().push((policy, looks)),
                 Err(message) => problems.push(Problem { at: at.clone(), message }),
             }
         }
@@ -536,9 +536,9 @@ fn grants(namespace: &str, name: &str, tools: &[ToolGrant], limits: Limits) -> R
         digest: digest(tools),
     };
     for (key, policies) in permits {
-        let looks_at_values = policies.iter().any(|(_, values)| *values);
+        let looks = policies.iter().fold(Looks::default(), |all, (_, looks)| all.and(*looks));
         match cedar::set(policies.into_iter().map(|(policy, _)| policy)) {
-            Ok(set) => _ = compiled.tools.insert(key, Slice { set, looks_at_values, ..Slice::default() }),
+            Ok(set) => _ = compiled.tools.insert(key, Slice { set, looks, ..Slice::default() }),
             Err(message) => problems.push(Problem { at: "spec.tools".to_owned(), message }),
         }
     }
@@ -631,8 +631,8 @@ impl Index {
 impl Slice {
     fn of(rules: BTreeMap<Arc<str>, Arc<CompiledRule>>) -> Result<Self, String> {
         let set = cedar::set(rules.values().map(|rule| rule.forbid.clone()))?;
-        let looks_at_values = rules.values().any(|rule| rule.looks_at_values);
+        let looks = rules.values().fold(Looks::default(), |all, rule| all.and(rule.looks));
         let looks_at_history = rules.values().any(|rule| rule.looks_at_history || rule.calls.is_some());
-        Ok(Self { set, rules, looks_at_values, looks_at_history })
+        Ok(Self { set, rules, looks, looks_at_history })
     }
 }

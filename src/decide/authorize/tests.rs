@@ -194,7 +194,7 @@ fn what_an_action_becomes_has_the_shape_of_the_schema() {
             untrusted: false,
             domains: vec!["finance"],
         };
-        let request = facts.request().unwrap();
+        let request = facts.request(Looks::ALL).unwrap();
         let (principal, action, resource) =
             (request.principal().unwrap(), request.action().unwrap(), request.resource().unwrap());
         let context = request.context().unwrap().clone();
@@ -613,4 +613,48 @@ fn what_a_task_was_granted_shrinks_with_its_scope_and_never_grows() {
     );
     scene.allows("ledger/export", &json!({"path": "ledger/2026-10", "rows": 10}));
     scene.refuses("ledger/export", &json!({"path": "ledger/2026-10", "rows": 11}), Code::OutOfScope, "not when task");
+}
+
+#[test]
+fn a_policy_sees_every_attribute_that_it_looks_at() {
+    let told = [
+        r#"context.agent == Mandate::Agent::"finance/bot""#,
+        r#"context.server == Mandate::Server::"finance/ledger""#,
+        r#"context.namespace == "finance""#,
+        r#"context.scope == "reconcile""#,
+        r#"context.agentName == "bot""#,
+        r#"context.serverName == "ledger""#,
+        r#"context.toolName == "read""#,
+        r#"context.objective == "Reconcile October""#,
+        r#"context.principalGroups.contains("leads")"#,
+        "context.delegationDepth == 2",
+        "context.classification == 1",
+        r#"context.domain == "finance""#,
+        "context.crossDomain == false",
+        "context.history.highestRead == -1",
+        "context.history.untrusted == false",
+        "context.history.domains.isEmpty()",
+        r#"context.arguments.texts.hasTag("account")"#,
+        r#"context.subjectProperties.texts.hasTag("role")"#,
+        r#"context.resourceProperties.flags.hasTag("archived")"#,
+        r#"context has intent && context.intent like "match*""#,
+        r#"context has onBehalfOf && context.onBehalfOf == "alice""#,
+        r#"context has resourceId && context.resourceId == "r""#,
+        "[context.history.untrusted].contains(false)",
+        r#"if context.crossDomain then false else context.agent == Mandate::Agent::"finance/bot""#,
+    ];
+    for condition in told {
+        let rule = json!([{"name": "r", "deny": "seen", "when": {"cedar": condition}}]);
+        let mut scene = scene(&json!({"cluster": {"p": rule}}).to_string());
+        assert_eq!(scene.trouble, [], "{condition}");
+        (scene.subject.depth, scene.subject.groups, scene.subject.on_behalf_of) = (2, vec!["leads".into()], Some("alice".into()));
+        static GIVEN: LazyLock<[Value; 2]> = LazyLock::new(|| [json!({"role": "clerk"}), json!({"archived": true})]);
+        let [role, archived] = &*GIVEN;
+        let decision = scene.action("ledger/read", &json!({"account": "1"}), |action| {
+            action.subject_properties = role.as_object().unwrap();
+            action.resource_properties = archived.as_object().unwrap();
+            (action.intent, action.resource) = (Some("match an invoice"), Some("r"));
+        });
+        assert_eq!(decision.reasons.first().map(|reason| reason.code), Some(Code::RuleDenied), "{condition}: {decision:?}");
+    }
 }
