@@ -64,6 +64,8 @@ pub struct ServerSource {
 pub struct Compiler {
     policies: BTreeMap<String, Kept<Vec<Arc<CompiledRule>>>>,
     scopes: BTreeMap<String, Kept<Arc<Scope>>>,
+    /// By namespace, each with what it was made of.
+    rules: BTreeMap<String, (Vec<Arc<CompiledRule>>, Arc<Rules>)>,
 }
 
 #[derive(Debug)]
@@ -92,7 +94,7 @@ impl Default for Snapshot {
 pub struct Shard {
     servers: BTreeMap<String, Result<Arc<Server>, String>>,
     scopes: BTreeMap<String, Result<Arc<Scope>, String>>,
-    rules: Rules,
+    rules: Arc<Rules>,
 }
 
 /// The rules of some policies.
@@ -205,9 +207,7 @@ impl Compiler {
         let mut local: BTreeMap<String, Vec<Arc<CompiledRule>>> = BTreeMap::new();
         let mut broken: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
         let (mut all, mut all_broken) = (vec![], vec![]);
-        let Self { policies: old_policies, scopes: old_scopes } = std::mem::take(self);
-        let mut old_policies = old_policies;
-        let mut old_scopes = old_scopes;
+        let Self { policies: mut old_policies, scopes: mut old_scopes, rules: mut old_rules } = std::mem::take(self);
         for (name, written) in &sources.cluster_policies {
             let object = format!("ClusterAgentPolicy {name}");
             let namespaces = match &*written.spec {
@@ -271,12 +271,32 @@ impl Compiler {
             shards.entry(namespace.clone()).or_default();
         }
         for (namespace, shard) in &mut shards {
-            shard.rules = Rules::of(local.get(namespace).into_iter().flatten(), broken.remove(namespace).unwrap_or_default());
+            let (of_it, broken) = (local.remove(namespace).unwrap_or_default(), broken.remove(namespace).unwrap_or_default());
+            shard.rules = self.indexed(old_rules.remove(namespace), namespace, of_it, broken);
         }
         let shards = shards.into_iter().map(|(namespace, shard)| (namespace, Arc::new(shard))).collect();
         let snapshot = Snapshot { stale_after: STALE_AFTER, shards, everywhere: Arc::new(Rules::of(all.iter(), all_broken)) };
         trouble.extend(snapshot.unmet(sources));
         (snapshot, trouble)
+    }
+
+    /// The rules of a namespace in their index, the old one where it holds the very same.
+    fn indexed(
+        &mut self,
+        old: Option<(Vec<Arc<CompiledRule>>, Arc<Rules>)>,
+        namespace: &str,
+        rules: Vec<Arc<CompiledRule>>,
+        broken: Vec<(String, String)>,
+    ) -> Arc<Rules> {
+        let same = |before: &[Arc<CompiledRule>]| {
+            before.len() == rules.len() && before.iter().zip(&rules).all(|(before, now)| Arc::ptr_eq(before, now))
+        };
+        let made = match old {
+            Some((before, made)) if made.broken == broken && same(&before) => made,
+            _ => Arc::new(Rules::of(rules.iter(), broken)),
+        };
+        self.rules.insert(namespace.to_owned(), (rules, made.clone()));
+        made
     }
 
     fn policy(
