@@ -705,6 +705,17 @@ impl Found {
                 AWAIT_OUTCOMES,
             ));
         }
+        if !histories.task.can_remember(mark) {
+            return Err(no(
+                Code::LimitReached,
+                None,
+                format!(
+                    "a task may touch {} tools and domains in its life, of names that are not too long",
+                    history::MOST_TOUCHED
+                ),
+                "what cannot be remembered is not permitted: start a new task",
+            ));
+        }
         let counted: Vec<(Limit, CountedBy)> = counting.into_iter().map(|(limit, by, _)| (limit, by)).collect();
         let of = |wanted: CountedBy| -> Vec<Limit> {
             counted.iter().filter(|(_, by)| *by == wanted).map(|(limit, _)| limit.clone()).collect()

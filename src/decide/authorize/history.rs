@@ -19,6 +19,12 @@ pub const RESERVED_FOR: SignedDuration = SignedDuration::from_mins(5);
 /// Most reservations of one task at a time; beyond, actions are denied until outcomes come.
 pub const MOST_RESERVED: usize = 1024;
 
+/// Most tools, and most domains, that one task may touch in its life: what it touched is
+/// remembered, and an agent chooses the verbs and namespaces it asks the API server about.
+pub const MOST_TOUCHED: usize = 4096;
+/// Longest name of a tool or domain that is remembered, in bytes.
+const LONGEST_NAME: usize = 512;
+
 /// Everything one task has done, or all tasks of one agent together.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -156,6 +162,21 @@ impl History {
         self.reserved.len() < MOST_RESERVED
     }
 
+    /// Whether an action can be remembered.
+    #[must_use]
+    pub fn can_remember(&self, mark: &Mark) -> bool {
+        let is_short = mark.tool.len() <= LONGEST_NAME && mark.domain.len() <= LONGEST_NAME;
+        let tools = self.used.len() < MOST_TOUCHED || self.used.contains_key(&mark.tool);
+        let domains = self.domains.len() < MOST_TOUCHED || self.domains.contains(&mark.domain);
+        is_short && tools && domains
+    }
+
+    /// Whether nothing in it counts for what comes later than a time.
+    #[must_use]
+    pub fn counts_nothing_since(&self, since: Timestamp) -> bool {
+        self.counters.is_empty() || self.used.values().all(|used| used.last < since)
+    }
+
     /// Takes in a permitted action. `awaited`: the id of a reservation comes back, and the action
     /// counts as carried out once [`History::settle`] says so.
     pub fn take(&mut self, mark: &Mark, limits: &[Limit], awaited: bool, now: Timestamp) -> Option<u64> {
@@ -272,6 +293,20 @@ mod tests {
         assert_eq!(history.left(&limit, at(3)), 1);
         assert!(!history.settle(1, Outcome::Completed, at(400)), "its reservation has expired");
         assert_eq!(history.highest_read(), Some(Classification::Internal), "what may have been read stays read");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_what_cannot_be_is_told() {
+        let (mut history, warns) = (History::default(), limit(2, Some(86_400)));
+        for n in 0..MOST_TOUCHED {
+            assert!(history.can_remember(&mark(&format!("f/kubernetes/verb-{n}"))));
+            history.take(&mark(&format!("f/kubernetes/verb-{n}")), std::slice::from_ref(&warns), false, at(0));
+        }
+        assert!(!history.can_remember(&mark("f/kubernetes/another")), "nothing more is remembered");
+        assert!(history.can_remember(&mark("f/kubernetes/verb-7")), "what is known still is");
+        assert!(!History::default().can_remember(&mark(&"v".repeat(LONGEST_NAME + 1))));
+        assert_eq!(history.counters["l"].recent.len(), 2 + MOST_RESERVED);
+        assert_eq!(history.left(&warns, at(0)), 0);
     }
 
     #[test]
