@@ -16,6 +16,9 @@ use crate::api::names;
 use crate::decide::authorize::history::{History, Outcome};
 use crate::decide::authorize::{Reservation, Snapshot, Subject};
 
+/// No limit looks back further.
+const LONGEST_WINDOW: SignedDuration = SignedDuration::from_hours(24);
+
 /// What is known.
 #[derive(Default)]
 pub struct State {
@@ -35,6 +38,8 @@ struct Tasks {
     by_account: HashMap<String, String>,
     /// What all tasks of an agent did, by `namespace/name` of the agent.
     agents: HashMap<String, Arc<Mutex<History>>>,
+    /// At how many agents those are forgotten that have no task any more.
+    many_agents: usize,
     /// What tasks did before this process began.
     past: Past,
 }
@@ -152,6 +157,7 @@ impl State {
             }
         }
         tasks.forget(&subject.key);
+        tasks.forget_agents(self.known_at());
         let Tasks { agents, past, .. } = &mut *tasks;
         let agent =
             agents.entry(subject.agent_key.clone()).or_insert_with(|| Arc::new(Mutex::new(past.agent(&subject.agent_key))));
@@ -195,13 +201,62 @@ impl Tasks {
         let Some(live) = self.by_key.remove(key) else { return };
         let subject = live.subject();
         self.by_account.remove(&account(&subject));
-        drop(live);
-        // What an agent did in a window must not be forgotten with its last task: a new task would
-        // begin anew. It goes when nothing is left in it that counts.
+    }
+
+    /// Forgets agents without tasks, where nothing that they did counts any more: a new task must
+    /// not begin a window anew. Looked for only when they have become many, so that it costs each
+    /// new task next to nothing.
+    fn forget_agents(&mut self, now: Timestamp) {
+        const FEW: usize = 64;
+        if self.agents.len() < self.many_agents.max(FEW) {
+            return;
+        }
+        let since = now.checked_sub(LONGEST_WINDOW).unwrap_or(Timestamp::MIN);
+        self.agents.retain(|_, history| {
+            // INVARIANT: whoever else holds it got it from `put`, under the lock that is held here.
+            Arc::strong_count(history) > 1 || !history.lock().unwrap_or_else(PoisonError::into_inner).counts_nothing_since(since)
+        });
+        self.many_agents = 2 * self.agents.len();
     }
 }
 
 /// User name of the ServiceAccount of a task.
 fn account(subject: &Subject) -> String {
     format!("system:serviceaccount:{}:{}", subject.namespace, names::of_task(&subject.name, &subject.uid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(task: &str, agent: &str) -> Subject {
+        let (name, key, agent_key) = (task.to_owned(), format!("f/{task}"), format!("f/{agent}"));
+        Subject { namespace: "f".into(), name, key, agent: agent.into(), agent_key, ..Subject::default() }
+    }
+
+    #[test]
+    fn agents_that_have_gone_are_forgotten_unless_what_they_did_still_counts() {
+        use crate::decide::authorize::history::{Limit, Mark};
+        let state = State::default();
+        state.is_current("2026-01-02T00:00:00Z".parse().unwrap());
+        state.put(subject("counted", "counted"));
+        let live = state.task(&Caller::vouched("f/counted".into())).unwrap();
+        let mark = Mark { tool: "f/l/t".into(), read: None, untrusted: false, domain: "f".into() };
+        let limit = Limit { id: "l".into(), count: 1, per: Some(SignedDuration::from_hours(1)) };
+        live.agent_history().take(&mark, &[limit], false, "2026-01-01T23:00:00Z".parse().unwrap());
+        drop(live);
+        state.forget("f/counted");
+        for n in 0..10_000 {
+            state.put(subject(&format!("t-{n}"), &format!("a-{n}")));
+            state.forget(&format!("f/t-{n}"));
+        }
+        let known = || state.tasks.read().unwrap().agents.len();
+        assert!(known() < 200 && state.tasks.read().unwrap().agents.contains_key("f/counted"), "{}", known());
+        state.is_current("2026-01-03T00:00:00Z".parse().unwrap());
+        for n in 0..1_000 {
+            state.put(subject("t", &format!("b-{n}")));
+            state.forget("f/t");
+        }
+        assert!(!state.tasks.read().unwrap().agents.contains_key("f/counted"));
+    }
 }
