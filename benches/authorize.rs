@@ -42,6 +42,8 @@ use point::{Load, Place, Point};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Evaluations of one request, where several are asked at once.
+const BATCH: usize = 20;
 /// Policies that stand while Mandate and OPA are asked the same.
 const SIDE_BY_SIDE: usize = 1_000;
 
@@ -308,13 +310,16 @@ fn over_https(place: &Place) -> Result<()> {
     let point = Point::start(place, SIDE_BY_SIDE)?;
     let at_start = memory(point.pid()).rss;
     for ask in Ask::ALL {
-        let seen = point.send(Load::most(ask))?;
-        let what = format!("{} (authorizer {:.2} cores, others {:.2})", ask.words(), seen.cores(), seen.others);
-        match ask {
-            Ask::Search | Ask::Read => table.at_least(&what, seen.rate(), 20_000.0, |rate| format!("{rate:.0}/s")),
-            _ => table.row(&what, format!("{:.0}/s", seen.rate())),
+        for load in [Load::most(ask), Load::batches(ask, BATCH)] {
+            let seen = point.send(load)?;
+            let many = if load.batch == 1 { String::new() } else { format!(", {} to a request", load.batch) };
+            let what = format!("{}{many} (authorizer {:.2} cores, others {:.2})", ask.words(), seen.cores(), seen.others);
+            match ask {
+                Ask::Search | Ask::Read => table.at_least(&what, seen.rate(), 20_000.0, |rate| format!("{rate:.0}/s")),
+                _ => table.row(&what, format!("{:.0}/s", seen.rate())),
+            }
+            table.row(&format!("{}{many}: CPU of a decision", ask.words()), format!("{:.1} µs", seen.each()));
         }
-        table.row(&format!("{}: CPU of a decision", ask.words()), format!("{:.1} µs", seen.each()));
     }
     table.row("memory at start", mb(&at_start));
     let mut done = 0;

@@ -242,4 +242,16 @@ impl Ask {
             "context": {"intent": "match invoice with posting"}
         })
     }
+
+    /// The body of a request with several evaluations of one task.
+    pub fn batch(self, namespace: &str, token: &str, n: usize, many: usize) -> Value {
+        let mut body = self.body(namespace, token, n);
+        let of = |n: usize| {
+            let one = self.body(namespace, token, n);
+            json!({"action": one["action"], "resource": one["resource"]})
+        };
+        let evaluations: Vec<Value> = (0..many).map(|other| of(n + other)).collect();
+        body["evaluations"] = evaluations.into();
+        body
+    }
 }

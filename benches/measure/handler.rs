@@ -46,7 +46,7 @@ impl Handler {
         let log = Log::open(&Settings::new(dir)).context("open an audit log")?;
         let router = |log: Option<Log>| -> Result<Router> {
             let trust = Trust::of(serde_json::from_value(place.trust.clone())?, None).map_err(anyhow::Error::msg)?;
-            Ok(authzen::router(Arc::new(Authorizer::new(state.clone(), trust, log))))
+            Ok(authzen::router(Arc::new(Authorizer::new(state.clone(), trust, log)), None))
         };
         let (recorded, unrecorded) = (router(Some(log.clone()))?, router(None)?);
         Ok(Self { runtime, recorded, unrecorded, token: place.token.clone(), log: Some(log), state })

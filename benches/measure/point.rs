@@ -131,23 +131,32 @@ pub fn write_policy(manifests: &Path, n: usize, change: usize) -> Result<()> {
 pub struct Load {
     pub ask: Ask,
     pub rate: Option<u32>,
+    /// Requests in all.
     pub questions: usize,
+    /// Evaluations in each.
+    pub batch: usize,
 }
 
 impl Load {
     /// As much as can be done.
     pub fn most(ask: Ask) -> Self {
-        Self { ask, rate: None, questions: sized(100_000, 3_000) }
+        Self { ask, rate: None, questions: sized(100_000, 3_000), batch: 1 }
+    }
+
+    /// As much as can be done, several to a request.
+    pub fn batches(ask: Ask, batch: usize) -> Self {
+        Self { batch, questions: sized(10_000, 300), ..Self::most(ask) }
     }
 
     pub fn at(ask: Ask, rate: u32) -> Self {
-        Self { ask, rate: Some(rate), questions: sized(rate * 20, rate * 2) as usize }
+        Self { rate: Some(rate), questions: sized(rate * 20, rate * 2) as usize, ..Self::most(ask) }
     }
 }
 
 /// What came of it, and what the process used.
 pub struct Seen {
     pub sent: Sent,
+    batch: usize,
     cpu: Duration,
     pub others: f64,
 }
@@ -155,11 +164,15 @@ pub struct Seen {
 impl Seen {
     /// CPU time of one decision, in microseconds.
     pub fn each(&self) -> f64 {
-        self.cpu.as_secs_f64() * 1e6 / self.sent.reviews as f64
+        self.cpu.as_secs_f64() * 1e6 / self.decisions()
+    }
+
+    fn decisions(&self) -> f64 {
+        (self.sent.reviews * self.batch) as f64
     }
 
     pub fn rate(&self) -> f64 {
-        self.sent.reviews as f64 / self.sent.took.as_secs_f64()
+        self.decisions() / self.sent.took.as_secs_f64()
     }
 
     /// Cores that the process used meanwhile.
@@ -229,11 +242,17 @@ impl<'a> Point<'a> {
     }
 
     pub fn send(&self, load: Load) -> Result<Seen> {
-        let body = |n| {
-            let body = load.ask.body(&namespace(0), &self.place.token, n);
-            if self.is_opa { json!({"input": body}).to_string() } else { body.to_string() }
+        let (home, token) = (namespace(0), &self.place.token);
+        let body = |n| match (self.is_opa, load.batch) {
+            (true, _) => json!({"input": load.ask.body(&home, token, n)}).to_string(),
+            (false, 1) => load.ask.body(&home, token, n).to_string(),
+            (false, many) => load.ask.batch(&home, token, n, many).to_string(),
         };
-        let path = if self.is_opa { "/v1/data/mandate/answer" } else { "/access/v1/evaluation" };
+        let path = match (self.is_opa, load.batch) {
+            (true, _) => "/v1/data/mandate/answer",
+            (false, 1) => "/access/v1/evaluation",
+            (false, _) => "/access/v1/evaluations",
+        };
         let order = Order {
             port: self.port,
             path: path.to_owned(),
@@ -253,7 +272,7 @@ impl<'a> Point<'a> {
         let output = generator.wait_with_output()?;
         ensure!(output.status.success(), "the generator failed");
         let sent: Sent = serde_json::from_slice(&output.stdout).context("read what the generator printed")?;
-        let seen = Seen { sent, cpu: cpu(self.pid()) - before, others: others.cores() };
+        let seen = Seen { sent, batch: load.batch, cpu: cpu(self.pid()) - before, others: others.cores() };
         let wrong = if load.ask.is_permitted() { seen.sent.refused } else { seen.sent.allowed };
         ensure!(wrong == 0, "{wrong} of {} questions were answered wrongly", seen.sent.reviews);
         Ok(seen)
