@@ -5,7 +5,8 @@
 //! reads manifests, checks tokens, keeps histories and writes its audit log; the questions come
 //! from a second process, this one started anew (see [`generate`]). Authorizer and OPA are kept
 //! to the first core and the generator to the second, where there is `taskset` and more than one
-//! core.
+//! core. One part alone runs by its name: `cargo bench --bench authorize -- https`; the parts are
+//! `process`, `https`, `handler`, `changes` and `opa`.
 
 #[path = "measure/authority.rs"]
 mod authority;
@@ -53,18 +54,31 @@ fn main() -> Result<()> {
         return generate::main();
     }
     println!("# authorize\n\n{}", machine());
-    in_process();
-    worst_case();
-    many_tasks();
-    compiling();
-    while_compiling();
-    long_run();
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
+    let is_wanted = |part: &str| wanted.as_deref().is_none_or(|wanted| wanted == part);
+    if is_wanted("process") {
+        in_process();
+        worst_case();
+        many_tasks();
+        compiling();
+        while_compiling();
+        long_run();
+    }
     let place = Place::make()?;
-    over_https(&place)?;
-    on_time(&place)?;
-    handlers(&place)?;
-    one_policy_changes(&place)?;
-    beside_opa(&place)
+    if is_wanted("https") {
+        over_https(&place)?;
+        on_time(&place)?;
+    }
+    if is_wanted("handler") {
+        handlers(&place)?;
+    }
+    if is_wanted("changes") {
+        one_policy_changes(&place)?;
+    }
+    if is_wanted("opa") {
+        beside_opa(&place)?;
+    }
+    Ok(())
 }
 
 fn us(time: Duration) -> String {

@@ -18,6 +18,7 @@ use mandate::authorizer::Authorizer;
 use mandate::authorizer::door::authzen;
 use mandate::authorizer::state::State;
 use mandate::authorizer::trust::Trust;
+use mandate::decide::authorize::Subject;
 use mandate::decide::authorize::snapshot::Compiler;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -41,7 +42,8 @@ impl Handler {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let state = Arc::new(State::default());
         state.replace(Compiler::default().compile(&sources(Others::Spread, SIDE_BY_SIDE)).0);
-        state.put(subject(&namespace(0), "task-0"));
+        // As a task of a manifest, it has no UID that its token would have to name.
+        state.put(Subject { uid: String::new(), ..subject(&namespace(0), "task-0") });
         let dir: PathBuf = place.dir.join("handler");
         let log = Log::open(&Settings::new(dir)).context("open an audit log")?;
         let router = |log: Option<Log>| -> Result<Router> {

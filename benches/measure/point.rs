@@ -1,6 +1,7 @@
 //! Mandate's own authorizer as a process of its own, on manifests that the bench writes, and
 //! whoever asks it.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
@@ -205,9 +206,10 @@ impl<'a> Point<'a> {
         let trust = dir.join("trust.yaml");
         fs::write(&trust, place.trust.to_string())?;
         let [port, admin] = [free_port()?, free_port()?];
-        let binary = env!("CARGO_BIN_EXE_mandate");
+        let other = std::env::var_os("MANDATE_BIN");
+        let binary = other.as_deref().unwrap_or(OsStr::new(env!("CARGO_BIN_EXE_mandate")));
         let wrap = place.pinned.first();
-        let mut command = Command::new(wrap.first().copied().unwrap_or(binary));
+        let mut command = Command::new(wrap.first().map_or(binary, OsStr::new));
         command.args(wrap.iter().skip(1)).args((!wrap.is_empty()).then_some(binary)).args(["run", "authorizer", "--manifests"]);
         command.arg(&manifests).arg("--trust").arg(trust).arg("--cert-file").arg(&place.certificate);
         command.arg("--key-file").arg(&place.key).arg("--audit-dir").arg(dir.join("audit"));
