@@ -5,7 +5,9 @@
 //! readers would round. Never is the plain output of `serde_json` hashed, whose order of members
 //! is up to a feature that any dependency may switch on.
 
+use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
+use std::io;
 use std::str::FromStr;
 
 use jiff::Timestamp;
@@ -97,9 +99,10 @@ impl Row {
     pub(super) fn of(entry: &Entry) -> (Self, u64) {
         let Entry { id, at, kind, keys, body } = entry;
         let mut removed = 0;
-        let body = clean(body, &mut removed);
-        // Only a number that is none has no canonical text, and `clean` leaves none.
-        let body = canonical(&body).unwrap_or_else(|_| "null".to_owned());
+        let body = plain(body).unwrap_or_else(|| {
+            // Only a number that is none has no canonical text, and `clean` leaves none.
+            canonical(&clean(body, &mut removed)).unwrap_or_else(|_| "null".to_owned())
+        });
         let (mut id, mut keys) = (id.clone(), keys.clone());
         for text in keys.texts_mut().chain([&mut id]) {
             removed += u64::from(hide(text));
@@ -144,10 +147,83 @@ impl Row {
 /// A member with a comma after it; nothing where there is no value.
 fn member(text: &mut String, name: &str, value: Option<&str>) {
     if let Some(value) = value {
-        // Of a string `serde_json` writes what RFC 8785 asks for; only order and numbers differ.
-        // INVARIANT: a string can always be written.
-        let _ = write!(text, "\"{name}\":{},", Value::from(value));
+        let _ = write!(text, "\"{name}\":");
+        quote(text, value);
+        text.push(',');
     }
+}
+
+/// A string as RFC 8785 asks for it: of strings `serde_json` writes that; only order and numbers
+/// differ.
+fn quote(text: &mut String, value: &str) {
+    struct Into<'a>(&'a mut String);
+    impl io::Write for Into<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push_str(std::str::from_utf8(bytes).map_err(io::Error::other)?);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    // INVARIANT: it comes in pieces that are UTF-8 each, so that it can always be written.
+    let _ = serde_json::to_writer(Into(text), value);
+}
+
+/// The canonical text of a body in which nothing has to be replaced, as nearly every one is: made
+/// in one go, without the copies that [`clean`] and [`canonical`] need. None where something has
+/// to be, or there is a number that is no small whole one.
+fn plain(body: &Value) -> Option<String> {
+    fn put(text: &mut String, value: &Value) -> Option<()> {
+        match value {
+            Value::Null => text.push_str("null"),
+            Value::Bool(flag) => text.push_str(if *flag { "true" } else { "false" }),
+            Value::Number(number) => {
+                let whole = number.as_i64().filter(|whole| whole.unsigned_abs() <= EXACT)?;
+                let _ = write!(text, "{whole}");
+            }
+            Value::String(string) => put_string(text, string)?,
+            Value::Array(items) => put_all(text, ['[', ']'], items.iter(), put)?,
+            Value::Object(members) => {
+                let mut sorted: Vec<(&String, &Value)> = members.iter().collect();
+                sorted.sort_unstable_by(|(one, _), (other, _)| in_order(one, other));
+                put_all(text, ['{', '}'], sorted.into_iter(), |text, (name, value)| {
+                    put_string(text, name)?;
+                    text.push(':');
+                    put(text, value)
+                })?;
+            }
+        }
+        Some(())
+    }
+    let mut text = String::with_capacity(1024);
+    put(&mut text, body).map(|()| text)
+}
+
+fn put_string(text: &mut String, string: &str) -> Option<()> {
+    (!literal::is_known(string)).then(|| quote(text, string))
+}
+
+fn put_all<T>(
+    text: &mut String,
+    [open, close]: [char; 2],
+    items: impl Iterator<Item = T>,
+    put: impl Fn(&mut String, T) -> Option<()>,
+) -> Option<()> {
+    text.push(open);
+    for (at, item) in items.enumerate() {
+        if at > 0 {
+            text.push(',');
+        }
+        put(text, item)?;
+    }
+    text.push(close);
+    Some(())
+}
+
+/// The order of names in RFC 8785, which is that of UTF-16.
+fn in_order(one: &str, other: &str) -> Ordering {
+    if one.is_ascii() && other.is_ascii() { one.cmp(other) } else { one.encode_utf16().cmp(other.encode_utf16()) }
 }
 
 /// A time as it is stored and hashed: microseconds, always six digits of them, so that texts
@@ -292,6 +368,37 @@ mod tests {
         let names = json!({"\u{20ac}": 1, "\r": 2, "\u{fb33}": 3, "1": 4, "\u{1f600}": 5, "\u{80}": 6, "\u{f6}": 7});
         let order: Vec<u32> = canonical(&names).unwrap().split(':').skip(1).map(|rest| rest[..1].parse().unwrap()).collect();
         assert_eq!(order, [2, 4, 6, 7, 1, 5, 3]);
+    }
+
+    #[test]
+    fn what_is_written_in_one_go_is_the_canonical_text() {
+        use proptest::prelude::*;
+        let name = "[a-zé\u{fb33}\u{1f600}\"\\\\\r]{0,4}";
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-9..9_i64).prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,20}".prop_map(Value::from),
+            "[\u{0}-\u{20}\"\\\\\u{7f}\u{2028}a]{0,5}".prop_map(Value::from),
+        ];
+        let body = leaf.prop_recursive(4, 64, 8, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
+                proptest::collection::btree_map(name, inner, 0..8).prop_map(|members| members.into_iter().collect()),
+            ]
+        });
+        proptest!(|(body in body)| {
+            let mut removed = 0;
+            let careful = canonical(&clean(&body, &mut removed)).unwrap();
+            if let Some(text) = plain(&body) {
+                prop_assert_eq!(removed, 0);
+                prop_assert_eq!(text, careful);
+            }
+        });
+        assert!(plain(&json!({"b": [1, -2, "é"], "a": null})).is_some_and(|text| text == r#"{"a":null,"b":[1,-2,"é"]}"#));
+        assert_eq!(plain(&json!({"a": format!("ghp_{}", "a1B2".repeat(9))})), None);
     }
 
     /// Samples of appendix B of RFC 8785, as bits of doubles.
