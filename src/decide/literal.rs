@@ -172,6 +172,10 @@ const SIGNS: &[u8] = b"?&;\"-:";
 pub fn is_known(text: &str) -> bool {
     static PATTERNS: LazyLock<[Regex; 3]> =
         LazyLock::new(|| [MARK, WORD, SIGN].map(|pattern| Regex::new(pattern).expect("all are patterns, which a test shows")));
+    // Names and words: too short for one part of MARK, and without the signs of every other.
+    if text.len() < 16 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
+        return false;
+    }
     let [mark, word, sign] = &*PATTERNS;
     if !mark.is_match(text) {
         return false;
