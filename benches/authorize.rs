@@ -434,7 +434,8 @@ fn beside_opa(place: &Place) -> Result<()> {
     let method = format!(
         "The same question with {SIDE_BY_SIDE} other policies, of this run and this machine, each process on one core (OPA with GOMAXPROCS=1): decisions per CPU-second. OPA's policy is `benches/opa/policy.rego` plus one indexed rule for each other policy, \
          compiled once; it answers with decision and reasons. It verifies no token, keeps no history and writes no log, while Mandate over HTTPS does all three. \
-         In process: OPA by a prepared query with inputs as Go values, and again with inputs in OPA's own form (which no server is given); Mandate by `authorize()` with arguments as JSON values. Over HTTPS: OPA's own server at `/v1/data/mandate/answer`, with the same body as `input`."
+         In process: OPA by a prepared query with inputs as Go values, and again with inputs in OPA's own form (which no server is given); Mandate by `authorize()` with arguments as JSON values. Over HTTPS: OPA's own server at `/v1/data/mandate/answer`, with the same body as `input`; both over {} connections of HTTP/1.1, since OPA's server speaks no HTTP/2 over TLS.",
+        point::AT_ONCE
     );
     let table = Table::begin("Beside OPA", &method);
     let binary = opa::binary()?;
@@ -461,8 +462,8 @@ fn beside_opa(place: &Place) -> Result<()> {
     let (child, port) = opa::serve(&binary, wrap, &paths, &place.certificate, &place.key)?;
     let other = Point::of_opa(place, child, port)?;
     for ask in Ask::ALL {
-        let own = 1e6 / point.send(Load::most(ask))?.each();
-        let theirs = other.send(Load::most(ask))?;
+        let own = 1e6 / point.send(Load::over_http1(ask))?.each();
+        let theirs = other.send(Load::over_http1(ask))?;
         ratio(&table, &format!("over HTTPS, {} (OPA {:.0}/s)", ask.words(), theirs.rate()), own, 1e6 / theirs.each());
     }
     table.row("memory over HTTPS", format!("{}, OPA {}", mb(&memory(point.pid()).rss), mb(&memory(other.pid()).rss)));

@@ -6,11 +6,14 @@
 
 #[path = "../tests/bed/mod.rs"]
 mod bed;
+#[path = "demo/decisions.rs"]
+mod decisions;
 
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use ::mandate::api as mandate_api;
 use anyhow::{Context as _, Result, bail, ensure};
 use bed::Bed;
 use bed::mandate::{self, Mandate};
@@ -89,6 +92,7 @@ async fn scenes<'a>(bed: &'a Bed, tell: &Teller) -> Result<Mandate<'a>> {
     two_tasks(bed, tell).await?;
     refusals(bed, tell).await?;
     pods(bed, tell).await?;
+    decisions::decisions(bed, tell).await?;
     ends(bed, tell).await?;
     Ok(mandate)
 }
@@ -115,16 +119,19 @@ async fn try_start(bed: &Bed, name: &str, scope: &str, ttl: &str, on_behalf_of: 
     tokio::task::spawn_blocking(move || mandate::run(&args.iter().map(String::as_str).collect::<Vec<_>>())).await?
 }
 
-/// The token for the API server out of a task's Secret, as a pod of the task would read it.
+/// The token for the API server.
 async fn token(bed: &Bed, task: &str) -> Result<String> {
+    token_named(bed, task, "kubernetes").await
+}
+
+/// A token out of a task's Secret, as a pod of the task would read it.
+async fn token_named(bed: &Bed, task: &str, name: &str) -> Result<String> {
     let task: mandate_api::AgentTask = Api::namespaced(bed.admin(), NAMESPACE).get(task).await?;
     let secret = task.status.and_then(|status| status.secret).context("a task with a Secret")?;
     let secret: Secret = Api::namespaced(bed.admin(), NAMESPACE).get(&secret).await?;
-    let token = secret.data.and_then(|mut data| data.remove("kubernetes")).context("a token for the API server")?;
+    let token = secret.data.and_then(|mut data| data.remove(name)).with_context(|| format!("a token `{name}`"))?;
     Ok(String::from_utf8(token.0)?)
 }
-
-use ::mandate::api as mandate_api;
 
 /// HTTP status of reading a ConfigMap with a token.
 async fn read(client: &Client, name: &str) -> Result<u16> {

@@ -26,14 +26,14 @@ pub fn binary() -> Result<PathBuf> {
 pub fn write(dir: &Path, policies: usize) -> Result<Vec<PathBuf>> {
     let [policy, others, data] = ["policy.rego", "others.rego", "data.json"].map(|name| dir.join(name));
     fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/opa/policy.rego"), &policy)?;
-    let mut rego = String::from("package mandate\n");
-    for n in 0..policies {
+    let bounds = (0..policies).map(|n| {
         let namespace = namespace(n / POLICIES_A_NAMESPACE);
-        rego += &format!(
+        format!(
             "\ndenials contains \"AgentPolicy {namespace}/policy-{n}#bound: beyond what this policy lets pass\" if {{\n\
              \tinput.resource.id == \"{namespace}/ledger/tool-{n}\"\n\tinput.action.properties.amount >= 100\n}}\n"
-        );
-    }
+        )
+    });
+    let rego: String = std::iter::once("package mandate\n".to_owned()).chain(bounds).collect();
     fs::write(&others, rego)?;
     fs::write(&data, facts(namespaces(Others::Spread, policies)).to_string())?;
     Ok(vec![policy, others, data])
@@ -111,7 +111,7 @@ pub fn prepared(
 pub fn serve(binary: &Path, wrap: &[&str], paths: &[PathBuf], certificate: &Path, key: &Path) -> Result<(Child, u16)> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let mut command = command(binary, wrap);
-    command.args(["run", "--server", "--log-level", "error", "--disable-telemetry", "--skip-known-schema-check"]);
+    command.args(["run", "--server", "--log-level", "error", "--skip-version-check", "--skip-known-schema-check"]);
     command.arg("--addr").arg(format!("https://127.0.0.1:{port}"));
     command.arg("--tls-cert-file").arg(certificate).arg("--tls-private-key-file").arg(key).args(paths);
     Ok((command.stdout(Stdio::null()).spawn().context("start OPA's server")?, port))

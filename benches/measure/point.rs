@@ -136,12 +136,19 @@ pub struct Load {
     pub questions: usize,
     /// Evaluations in each.
     pub batch: usize,
+    /// Over HTTP/2, on one connection; else over HTTP/1.1, on as many as are under way at once.
+    pub http2: bool,
 }
 
 impl Load {
     /// As much as can be done.
     pub fn most(ask: Ask) -> Self {
-        Self { ask, rate: None, questions: sized(100_000, 3_000), batch: 1 }
+        Self { ask, rate: None, questions: sized(100_000, 3_000), batch: 1, http2: true }
+    }
+
+    /// The same over HTTP/1.1, which is all that OPA's server speaks over TLS.
+    pub fn over_http1(ask: Ask) -> Self {
+        Self { http2: false, ..Self::most(ask) }
     }
 
     /// As much as can be done, several to a request.
@@ -236,7 +243,7 @@ impl<'a> Point<'a> {
         }
         // Caches fill, and the first certificate is read.
         std::thread::sleep(Duration::from_millis(500));
-        self.send(Load { questions: sized(5_000, 500), ..Load::most(Ask::Search) }).map(|_| ())
+        self.send(Load { questions: sized(5_000, 500), ..Load::over_http1(Ask::Search) }).map(|_| ())
     }
 
     pub fn pid(&self) -> u32 {
@@ -262,9 +269,9 @@ impl<'a> Point<'a> {
             mark: r#""decision":"#.to_owned(),
             authorities: self.place.authorities.clone(),
             bodies: (0..BODIES).map(body).collect(),
-            http2: true,
-            connections: 1,
-            streams: AT_ONCE,
+            http2: load.http2,
+            connections: if load.http2 { 1 } else { AT_ONCE },
+            streams: if load.http2 { AT_ONCE } else { 1 },
             rate: load.rate,
             reviews: load.questions,
         };

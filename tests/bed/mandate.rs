@@ -178,6 +178,42 @@ impl<'a> Mandate<'a> {
     }
 }
 
+/// The authorizer, with a serving certificate of its own and an audit log on the bed.
+pub struct Authorizer {
+    process: Process,
+    port: u16,
+    audit: PathBuf,
+}
+
+impl Authorizer {
+    /// Secret of its certificate, in Mandate's namespace.
+    pub const CERTIFICATE: &str = ::mandate::install::AUTHORIZER_CERTIFICATE;
+
+    /// Starts it as its own ServiceAccount, and waits until it answers.
+    pub async fn start(bed: &Bed) -> Result<Self> {
+        let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, "mandate-authorizer").await?;
+        let [port, admin] = super::free_ports()?;
+        let audit = bed.dir().join("audit");
+        let [listen, probes] = [port, admin].map(|port| format!("127.0.0.1:{port}"));
+        let mut args = vec!["run", "authorizer", "--mandate-namespace", NAMESPACE, "--listen", &listen, "--admin", &probes];
+        args.extend(["--kubeconfig", path(&kubeconfig)?, "--audit-dir", path(&audit)?]);
+        let process = bed.process("authorizer", binary()?, &args, &[])?;
+        ready(bed, "authorizer", admin).await?;
+        Ok(Self { process, port, audit })
+    }
+
+    /// Where it answers.
+    pub fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it, and says where its audit log lies.
+    pub async fn end(mut self) -> Result<PathBuf> {
+        self.process.stop().await?;
+        Ok(self.audit)
+    }
+}
+
 /// Installs Mandate's kinds, and waits until they are served.
 pub async fn kinds(bed: &Bed) -> Result<()> {
     let client = bed.admin();

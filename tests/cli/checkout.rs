@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, Role, RoleBinding};
 use mandate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, KubernetesRule, TaskScope, ToolServer};
 use serde::Serialize;
 use serde::de::{Deserialize as _, DeserializeOwned};
@@ -96,10 +96,13 @@ fn every_example_is_read_by_its_type_to_the_last_field() {
                 "ClusterAgentPolicy" => back::<ClusterAgentPolicy>(&document),
                 "TaskScope" => back::<TaskScope>(&document),
                 "ToolServer" => back::<ToolServer>(&document),
+                "ClusterRoleBinding" => back::<ClusterRoleBinding>(&document),
                 "ConfigMap" => back::<ConfigMap>(&document),
+                "Namespace" => back::<Namespace>(&document),
                 "Pod" => back::<Pod>(&document),
                 "Role" => back::<Role>(&document),
                 "RoleBinding" => back::<RoleBinding>(&document),
+                "ServiceAccount" => back::<ServiceAccount>(&document),
                 kind => panic!("{name}: say here which type `{kind}` is"),
             };
             let missing = lost(&document, &whole, "");
