@@ -16,6 +16,7 @@ pub mod recall;
 pub mod state;
 pub mod strict;
 pub mod tools;
+mod trace;
 pub mod trust;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ use crate::decide::authorize::{
     Action, Code, Decision, Histories, LookedAt, Outcome, Reason, Reservation, Risk, Snapshot, authorize,
 };
 use crate::metrics::Metrics;
+use crate::telemetry::otlp::{Parent, Span, SpanKind, TraceId, Traces};
 use state::{Live, State};
 use trust::{Asker, Caller, Named};
 
@@ -51,6 +53,8 @@ pub struct Authorizer {
     pub clock: Clock,
     /// What is counted; none where nobody looks.
     metrics: Option<Arc<Metrics>>,
+    /// What takes spans.
+    traces: Traces,
     /// Decisions whose outcome is awaited.
     awaited: Cache<String, Awaited>,
 }
@@ -74,8 +78,10 @@ pub struct Question<'a> {
     pub caller: Caller,
     /// What it wants to do.
     pub action: Action<'a>,
-    /// Trace of the request, as W3C Trace Context names it.
-    pub trace_id: Option<String>,
+    /// The span that asks, in the trace of what is asked about.
+    pub parent: Option<Parent>,
+    /// One of another trace that has to do with it.
+    pub link: Option<Parent>,
 }
 
 /// What is answered.
@@ -119,13 +125,19 @@ impl Authorizer {
     pub fn new(state: Arc<State>, trust: trust::Trust, log: Option<Log>) -> Self {
         let life = Duration::try_from(RESERVED_FOR).unwrap_or_default();
         let awaited = Cache::builder().max_capacity(MOST_AWAITED).time_to_live(life).build();
-        Self { state, trust, log, clock: Clock::default(), metrics: None, awaited }
+        Self { state, trust, log, clock: Clock::default(), metrics: None, traces: Traces::default(), awaited }
     }
 
     /// Counts what is decided.
     #[must_use]
     pub fn counted(self, metrics: Arc<Metrics>) -> Self {
         Self { metrics: Some(metrics), ..self }
+    }
+
+    /// Tells of what is decided.
+    #[must_use]
+    pub fn traced(self, traces: Traces) -> Self {
+        Self { traces, ..self }
     }
 
     /// Decides, records, answers.
@@ -154,10 +166,15 @@ impl Authorizer {
         let begun = Instant::now();
         let now = self.clock.now();
         let id = audit::new_id(now);
+        let mut span = self.traces.begin("authorize", SpanKind::Server, question.parent);
         let task = self.state.task(&question.caller);
         let reports = question.action.reports_outcome;
         let mut decision = judge(task.as_deref(), now);
-        let recorded = self.record(&id, question, task.as_deref(), &decision, now, begun).await;
+        let trace = question.parent.map(|parent| parent.trace_id()).or_else(|| span.as_ref().map(Span::trace_id));
+        let recorded = match &self.log {
+            Some(log) => record(log, entry(&id, question, trace, task.as_deref(), &decision, now, begun), &decision).await,
+            None => Ok(()),
+        };
         if let (Some(task), Some(reservation)) = (&task, decision.reservation.take()) {
             match (&recorded, reports) {
                 (Err(_), _) => _ = task.settle(reservation, Reported::Failed, now),
@@ -178,6 +195,9 @@ impl Authorizer {
                 "the decision could not be recorded, and what is not recorded is not permitted",
                 "try again; the operator of Mandate must look at the audit log",
             );
+        }
+        if let Some(span) = &mut span {
+            trace::tell(span, &id, question, task.as_deref(), &decision);
         }
         if let Some(metrics) = &self.metrics {
             let code = decision.reasons.first().map_or("", |reason| reason.code.as_str());
@@ -202,33 +222,6 @@ impl Authorizer {
         let (mut of_task, mut of_agent) = (task.history(), task.agent_history());
         let mut histories = Histories { task: &mut of_task, agent: &mut of_agent };
         authorize(snapshot, self.state.known_at(), &task.subject(), &action, &mut histories, now)
-    }
-
-    async fn record(
-        &self,
-        id: &str,
-        question: &Question<'_>,
-        task: Option<&Live>,
-        decision: &Decision,
-        now: Timestamp,
-        begun: Instant,
-    ) -> Result<(), &'static str> {
-        let Some(log) = &self.log else { return Ok(()) };
-        let entry = entry(id, question, task, decision, now, begun);
-        let recorded = match (decision.outcome, decision.risk) {
-            (Outcome::Permit, Risk::Low) => log.note(entry),
-            _ => match tokio::time::timeout(RECORDED_WITHIN, log.record(entry)).await {
-                Ok(recorded) => recorded,
-                Err(_) => {
-                    // It may be written yet. Then this stands behind it, and tells that it was no answer.
-                    let keys = audit::Keys { outcome: Some("withheld".to_owned()), ..audit::Keys::default() };
-                    let body = json!({"details": "the disk took too long; the enforcement point was told no"});
-                    let _ = log.note(Entry { id: id.to_owned(), at: now, kind: Kind::Outcome, keys, body });
-                    return Err("slow");
-                }
-            },
-        };
-        recorded.map_err(|error| error.category())
     }
 
     /// Takes in how an action ended that was permitted to an asker who reports outcomes. False
@@ -268,9 +261,37 @@ impl Authorizer {
     }
 }
 
+async fn record(log: &Log, entry: Entry, decision: &Decision) -> Result<(), &'static str> {
+    let recorded = match (decision.outcome, decision.risk) {
+        (Outcome::Permit, Risk::Low) => log.note(entry),
+        _ => {
+            let (id, at) = (entry.id.clone(), entry.at);
+            match tokio::time::timeout(RECORDED_WITHIN, log.record(entry)).await {
+                Ok(recorded) => recorded,
+                Err(_) => {
+                    // It may be written yet. Then this stands behind it, and tells that it was no answer.
+                    let keys = audit::Keys { outcome: Some("withheld".to_owned()), ..audit::Keys::default() };
+                    let body = json!({"details": "the disk took too long; the enforcement point was told no"});
+                    let _ = log.note(Entry { id, at, kind: Kind::Outcome, keys, body });
+                    return Err("slow");
+                }
+            }
+        }
+    };
+    recorded.map_err(|error| error.category())
+}
+
 /// What the audit log keeps of a decision. Of arguments only the digest: they may hold anything.
-fn entry(id: &str, question: &Question, task: Option<&Live>, decision: &Decision, now: Timestamp, begun: Instant) -> Entry {
-    let Question { door, asker, caller, action, trace_id } = question;
+fn entry(
+    id: &str,
+    question: &Question,
+    trace: Option<TraceId>,
+    task: Option<&Live>,
+    decision: &Decision,
+    now: Timestamp,
+    begun: Instant,
+) -> Entry {
+    let Question { door, asker, caller, action, parent: _, link: _ } = question;
     let Decision { outcome, cache_for, risk, reasons, notices, approval, reservation: _, looked_at } = decision;
     let LookedAt { tool, effect, classification, domain, cross_domain, resource, untrusted, counted, versions } = looked_at;
     let subject = task.map(Live::subject);
@@ -321,7 +342,7 @@ fn entry(id: &str, question: &Question, task: Option<&Live>, decision: &Decision
             (None, _) => Some(format!("{}/{}", action.server, action.tool)),
         },
         outcome: Some(outcome.as_str().to_owned()),
-        trace_id: trace_id.clone(),
+        trace_id: trace.map(|trace| trace.to_string()),
         token_id: caller.token_id.clone(),
     };
     Entry { id: id.to_owned(), at: now, kind: Kind::Decision, keys, body }

@@ -29,7 +29,7 @@ use kube::core::ObjectMeta;
 use kube::runtime::controller::Config;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt as _, watcher};
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, oneshot};
 use tracing::{info, warn};
@@ -40,9 +40,10 @@ use crate::cluster::apply::Writer;
 use crate::cluster::observe::{self, Facts};
 use crate::cluster::read::readable;
 use crate::decide::grant;
-use crate::metrics::Metrics;
+use crate::metrics::{Kind, Metrics, Reconciled};
 use crate::serve::Stop;
 use crate::serve::readiness::Handle;
+use crate::telemetry::otlp::{Span, SpanKind, Traces};
 
 use backoff::Backoff;
 
@@ -59,6 +60,7 @@ struct Context {
     clock: Clock,
     instance: String,
     metrics: Arc<Metrics>,
+    traces: Traces,
     backoff: Backoff,
     identities: Store<AgentIdentity>,
     scopes: Store<TaskScope>,
@@ -74,6 +76,24 @@ struct Context {
 impl Context {
     fn writer(&self) -> Writer<'_> {
         Writer { client: &self.client, metrics: &self.metrics }
+    }
+}
+
+/// Begins the span of one look at an object.
+fn look(context: &Context, kind: Kind, object: &impl ResourceExt) -> Option<Span> {
+    let mut span = context.traces.begin("reconcile", SpanKind::Internal, None)?;
+    span.say("mandate.kind", kind.as_str());
+    span.say_some("k8s.namespace.name", object.namespace().as_deref());
+    span.say(if kind == Kind::AgentTask { "mandate.task.name" } else { "gen_ai.agent.name" }, &object.name_any());
+    Some(span)
+}
+
+/// Says how the look ended.
+fn looked(span: Option<Span>, outcome: Reconciled) {
+    let Some(mut span) = span else { return };
+    span.say("mandate.reconcile.outcome", outcome.as_str());
+    if outcome == Reconciled::Error {
+        span.failed("reconcile");
     }
 }
 
@@ -97,6 +117,7 @@ pub async fn run(
     instance: String,
     guarded: BTreeSet<String>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     ready: Handle,
     stop: Stop,
 ) -> Result<(), ControllerError> {
@@ -157,6 +178,7 @@ pub async fn run(
         clock: Clock::default(),
         instance,
         metrics: metrics.clone(),
+        traces,
         backoff: Backoff::default(),
         identities: identities.clone(),
         scopes: scopes.clone(),

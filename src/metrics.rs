@@ -158,6 +158,17 @@ impl From<Phase> for TaskPhase {
     }
 }
 
+label! {
+    /// What is sent to a collector.
+    #[allow(missing_docs, reason = "the values say it")]
+    Signal { Traces = "traces", Metrics = "metrics" }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSignal {
+    signal: Signal,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Review {
     resource: Resource,
@@ -214,6 +225,7 @@ pub struct Metrics {
     known_age: Gauge<f64, AtomicU64>,
     audit_broken: Gauge,
     audit_queue: Gauge,
+    telemetry_lost: Family<OfSignal, Counter>,
 }
 
 /// A verdict takes microseconds; what takes longer than a second has failed its caller.
@@ -241,6 +253,7 @@ impl Metrics {
             known_age: Gauge::default(),
             audit_broken: Gauge::default(),
             audit_queue: Gauge::default(),
+            telemetry_lost: Family::default(),
         };
         let Self {
             admission_reviews,
@@ -258,6 +271,7 @@ impl Metrics {
             known_age,
             audit_broken,
             audit_queue,
+            telemetry_lost,
         } = &metrics;
         let to = registry.sub_registry_with_prefix("mandate");
         to.register("admission_reviews", "Admission reviews answered", admission_reviews.clone());
@@ -303,6 +317,7 @@ impl Metrics {
             audit_broken.clone(),
         );
         to.register("audit_queue", "Entries that wait to be written to the audit log", audit_queue.clone());
+        to.register("telemetry_lost", "Spans, and pushes of metrics, that no collector took", telemetry_lost.clone());
         metrics
     }
 
@@ -322,6 +337,11 @@ impl Metrics {
     pub fn audit(&self, is_broken: bool, queued: usize) {
         self.audit_broken.set(i64::from(is_broken));
         self.audit_queue.set(i64::try_from(queued).unwrap_or(i64::MAX));
+    }
+
+    /// So many spans, or pushes of metrics, were lost.
+    pub fn lost(&self, signal: Signal, count: u64) {
+        self.telemetry_lost.get_or_create(&OfSignal { signal }).inc_by(count);
     }
 
     /// An admission review was answered.
@@ -387,6 +407,7 @@ mod tests {
         metrics.decided("authzen", "deny", "OutOfScope", Duration::from_micros(80));
         metrics.knows(2, Duration::from_millis(1500));
         metrics.audit(true, 7);
+        metrics.lost(Signal::Traces, 3);
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
         for line in [
@@ -403,6 +424,7 @@ mod tests {
             "mandate_known_age_seconds 1.5",
             "mandate_audit_broken 1",
             "mandate_audit_queue 7",
+            r#"mandate_telemetry_lost_total{signal="traces"} 3"#,
             "mandate_certificate_expiry_timestamp_seconds 1800000000",
         ] {
             assert!(page.lines().any(|l| l == line), "{line}\nnot in\n{page}");

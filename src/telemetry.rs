@@ -1,7 +1,10 @@
-//! How the process tells people what it does: log lines on stderr, as text or as JSON.
+//! How the process tells people what it does: log lines on stderr, as text or as JSON; and
+//! traces and metrics for a collector ([`otlp`]).
 //!
 //! A line is a constant message with fields. Requests' bodies, tokens and Secret values never
 //! go into one, at no level.
+
+pub mod otlp;
 
 use std::io::{self, IsTerminal as _};
 

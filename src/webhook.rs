@@ -33,6 +33,7 @@ use crate::decide::finding::{Finding, Severity, Verdict};
 use crate::decide::json::Value;
 use crate::decide::{mutate, pod};
 use crate::metrics::{self, Metrics, Outcome};
+use crate::telemetry::otlp::{Parent, Span, SpanKind, Traces};
 
 /// Largest body: the API server takes objects of up to 3 MiB, and an update holds two.
 const LARGEST_BODY: usize = 8 * 1024 * 1024;
@@ -59,6 +60,8 @@ pub struct Webhook {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What takes spans.
+    pub traces: Traces,
 }
 
 struct Shop {
@@ -186,8 +189,20 @@ fn time_limit(query: Option<&str>) -> Duration {
     asked.mul_f64(0.9)
 }
 
+/// A review under way.
+struct Begun {
+    at: Instant,
+    span: Option<Span>,
+}
+
+impl Begun {
+    fn now(webhook: &Webhook, name: &'static str, parent: Option<Parent>) -> Self {
+        Self { at: Instant::now(), span: webhook.traces.begin(name, SpanKind::Server, parent) }
+    }
+}
+
 /// Counts the review and gives back its answer.
-fn done(shop: &Shop, request: &Request<'_>, started: Instant, outcome: Outcome, answer: Answer) -> Response {
+fn done(shop: &Shop, request: &Request<'_>, begun: Begun, outcome: Outcome, answer: Answer) -> Response {
     let resource = if request.sub_resource.is_empty() {
         metrics::Resource::of(&request.resource.resource)
     } else {
@@ -199,7 +214,20 @@ fn done(shop: &Shop, request: &Request<'_>, started: Instant, outcome: Outcome, 
         "DELETE" => metrics::Operation::Delete,
         _ => metrics::Operation::Connect,
     };
-    shop.webhook.metrics.reviewed(resource, operation, outcome, started.elapsed());
+    let Begun { at, span } = begun;
+    shop.webhook.metrics.reviewed(resource, operation, outcome, at.elapsed());
+    if let Some(mut span) = span {
+        span.say("mandate.review.resource", resource.as_str());
+        span.say("mandate.review.operation", operation.as_str());
+        span.say("mandate.review.outcome", outcome.as_str());
+        span.say_all(
+            "mandate.review.rules",
+            answer.audit_annotations.get("denied-by").into_iter().flat_map(|rules| rules.split(',')),
+        );
+        if outcome == Outcome::Error {
+            span.failed("review");
+        }
+    }
     answer.send()
 }
 
@@ -275,11 +303,12 @@ async fn body(shop: &Shop, request: axum::extract::Request) -> Result<Body<'_>, 
 }
 
 async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, request: axum::extract::Request) -> Response {
+    let parent = Parent::of(request.headers());
     let body = match body(&shop, request).await {
         Ok(body) => body,
         Err(refusal) => return refusal.into_response(),
     };
-    let started = Instant::now();
+    let begun = Begun::now(&shop.webhook, "validate", parent);
     let request = match read(&body.bytes) {
         Ok(request) => request,
         Err(response) => return *response,
@@ -287,7 +316,7 @@ async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, requ
     let uid = request.uid.clone();
     let Some(operation) = operation(&request) else {
         // Deletions are never blocked here.
-        return done(&shop, &request, started, Outcome::Allowed, Answer { uid, allowed: true, ..Answer::default() });
+        return done(&shop, &request, begun, Outcome::Allowed, Answer { uid, allowed: true, ..Answer::default() });
     };
     let user = mutate::requester(&request.user_info);
     let mut review = review(&request, operation, &user);
@@ -296,7 +325,7 @@ async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, requ
         looked_up = match look_up_pod(&shop.webhook, &request).await {
             Ok(pod) => pod,
             Err((status, reason, text)) => {
-                return done(&shop, &request, started, Outcome::Error, Answer::refuse(uid, status, reason, text));
+                return done(&shop, &request, begun, Outcome::Error, Answer::refuse(uid, status, reason, text));
             }
         };
         pod = Value::from(&looked_up);
@@ -320,13 +349,13 @@ async fn validate(State(shop): State<Arc<Shop>>, RawQuery(query): RawQuery, requ
                 );
                 warn!(cause, "the API server could not be asked who holds what");
                 let text = "Mandate could not ask the API server who holds what this object grants; try again".to_owned();
-                return done(&shop, &request, started, Outcome::Error, Answer::refuse(uid, 503, "ServiceUnavailable", text));
+                return done(&shop, &request, begun, Outcome::Error, Answer::refuse(uid, 503, "ServiceUnavailable", text));
             }
         }
     }
     let outcome = if verdict.is_denied() { Outcome::Denied } else { Outcome::Allowed };
     let answer = answer(uid, &request, &verdict);
-    done(&shop, &request, started, outcome, answer)
+    done(&shop, &request, begun, outcome, answer)
 }
 
 fn answer(uid: String, request: &Request<'_>, verdict: &Verdict) -> Answer {
@@ -411,11 +440,12 @@ fn review<'a>(request: &'a Request<'a>, operation: Operation, user: &'a crate::a
 }
 
 async fn change(State(shop): State<Arc<Shop>>, request: axum::extract::Request) -> Response {
+    let parent = Parent::of(request.headers());
     let body = match body(&shop, request).await {
         Ok(body) => body,
         Err(refusal) => return refusal.into_response(),
     };
-    let started = Instant::now();
+    let begun = Begun::now(&shop.webhook, "mutate", parent);
     let request = match read(&body.bytes) {
         Ok(request) => request,
         Err(response) => return *response,
@@ -442,7 +472,7 @@ async fn change(State(shop): State<Arc<Shop>>, request: axum::extract::Request) 
             }
         }
     }
-    done(&shop, &request, started, Outcome::Allowed, answer)
+    done(&shop, &request, begun, Outcome::Allowed, answer)
 }
 
 #[cfg(test)]

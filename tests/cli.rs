@@ -25,6 +25,8 @@ mod docs;
 mod layers;
 #[path = "cli/lint.rs"]
 mod lint;
+#[path = "cli/otlp.rs"]
+mod otlp;
 #[path = "cli/running.rs"]
 mod running;
 #[path = "cli/waivers.rs"]
@@ -71,6 +73,9 @@ fn command_of(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args).current_dir(root()).stdin(Stdio::null());
     for variable in ["MANDATE_LOG", "MANDATE_LOG_FORMAT", "MANDATE_NAMESPACE", "KUBECONFIG"] {
+        command.env_remove(variable);
+    }
+    for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("OTEL_")) {
         command.env_remove(variable);
     }
     command

@@ -44,8 +44,8 @@ pub struct Wish {
     pub what: What,
     /// What the agent says it is for: `mandate.dev/intent` of `_meta`.
     pub intent: Option<String>,
-    /// Trace of the request.
-    pub trace_id: Option<String>,
+    /// W3C `traceparent` of the request, as it came.
+    pub traceparent: Option<String>,
 }
 
 /// What is wanted of the server.
@@ -132,7 +132,7 @@ pub fn read(request: &Request) -> Result<Wish, Box<Refused>> {
             method: request.method.to_owned(),
             what: What::Reach,
             intent: None,
-            trace_id: header::trace_id(request.headers, None),
+            traceparent: header::traceparent(request.headers, None),
         }),
         "GET" | "DELETE" => Err(at(bad("a body has no place in this request", "send messages by POST"))),
         _ => Err(at(Refusal {
@@ -269,7 +269,7 @@ fn message(headers: &BTreeMap<String, String>, body: &Map<String, Value>) -> Res
         method: method.to_owned(),
         what,
         intent: intent.map(|intent| intent.chars().take(LONGEST_INTENT).collect()),
-        trace_id: header::trace_id(headers, meta),
+        traceparent: header::traceparent(headers, meta),
     })
 }
 
@@ -288,8 +288,8 @@ fn answer(headers: &BTreeMap<String, String>, body: &Map<String, Value>, id: Opt
     }
     header::agree(headers, "", &Map::new(), None)?;
     // Nothing is awaited for an answer, so no id comes back.
-    let trace_id = header::trace_id(headers, None);
-    Ok(Wish { id: None, method: "response".to_owned(), what: What::Reach, intent: None, trace_id })
+    let traceparent = header::traceparent(headers, None);
+    Ok(Wish { id: None, method: "response".to_owned(), what: What::Reach, intent: None, traceparent })
 }
 
 fn what(method: &str, params: &Map<String, Value>, is_request: bool) -> Result<What, Refusal> {

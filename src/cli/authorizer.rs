@@ -18,12 +18,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use super::known::{Known, Places};
 use super::manifest::{Manifests, Problem};
+use super::run::Counted;
 use crate::api::{self, ParseDurationError};
 use crate::audit::{self, Log};
 use crate::authorizer::recall::Past;
@@ -42,6 +42,7 @@ use crate::serve::admin::{self, Admin};
 use crate::serve::files::{self, Files};
 use crate::serve::readiness::Handle;
 use crate::serve::{self, Clients, Limits, Readiness, Serving, Stop};
+use crate::telemetry::otlp::Traces;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -143,10 +144,8 @@ fn bound(text: &str) -> Result<api::Duration, String> {
     (1..=3600).contains(&bound.as_secs()).then_some(bound).ok_or_else(|| "must lie between `1s` and `1h`".to_owned())
 }
 
-pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+pub(super) async fn run(args: Args, Counted { registry, metrics }: Counted, traces: Traces) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
-    let mut registry = Registry::default();
-    let metrics = Arc::new(Metrics::register(&mut registry));
     let readiness = Readiness::new();
     let certified = readiness.handle("certificate");
     let clients = clients(args.client_ca_file.as_deref())?;
@@ -162,7 +161,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let tools = Arc::new(tools::Watch::new(every, args.tools_tokens.iter().cloned().collect()));
     let sources = Sources::begin(&args, client.clone(), &state, &tools, &readiness).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
-    let authorizer = Arc::new(Authorizer::new(state.clone(), trust, Some(log.clone())).counted(metrics.clone()));
+    let authorizer = Authorizer::new(state.clone(), trust, Some(log.clone())).counted(metrics.clone()).traced(traces);
+    let authorizer = Arc::new(authorizer);
     let envoy = door::envoy::router(authorizer.clone());
     let authzen = door::authzen::router(authorizer.clone(), args.url.as_deref());
     let app = authzen.merge(door::kubernetes::router(authorizer)).merge(envoy.clone());

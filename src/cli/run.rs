@@ -29,6 +29,7 @@ use crate::serve::admin::{self, Admin};
 use crate::serve::files::Files;
 use crate::serve::readiness::Handle;
 use crate::serve::{self, Limits, Readiness, Serving, Stop};
+use crate::telemetry::otlp::{Sending, Traces};
 use crate::webhook::{self, Webhook};
 
 #[derive(Debug, clap::Subcommand)]
@@ -112,20 +113,54 @@ struct Process {
     /// Whether each role acts as its own ServiceAccount by impersonation.
     impersonate: bool,
     metrics: Arc<Metrics>,
+    traces: Traces,
     readiness: Readiness,
     stop: Stop,
 }
 
+/// What is counted, and where it is read.
+pub(super) struct Counted {
+    pub registry: Arc<Registry>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Counted {
+    fn new() -> Self {
+        let mut registry = Registry::default();
+        let metrics = Arc::new(Metrics::register(&mut registry));
+        Self { registry: Arc::new(registry), metrics }
+    }
+}
+
 pub(super) fn run(role: Role) -> anyhow::Result<Outcome> {
     super::runtime()?.block_on(async {
-        match role {
-            Role::Controller { common, controller } => process(common, false, Some(controller), None).await,
-            Role::Webhook { common, webhook } => process(common, false, None, Some(webhook)).await,
-            Role::Authorizer(args) => super::authorizer::run(args).await,
-            Role::All { common, controller, webhook } => process(common, true, Some(controller), Some(webhook)).await,
-        }
+        let counted = Counted::new();
+        let sending = Sending::begin(role.service(), &counted.registry, &counted.metrics)?;
+        let traces = sending.traces();
+        let result = match role {
+            Role::Controller { common, controller } => process(common, false, Some(controller), None, counted, traces).await,
+            Role::Webhook { common, webhook } => process(common, false, None, Some(webhook), counted, traces).await,
+            Role::Authorizer(args) => super::authorizer::run(args, counted, traces).await,
+            Role::All { common, controller, webhook } => {
+                process(common, true, Some(controller), Some(webhook), counted, traces).await
+            }
+        };
+        sending.end().await;
+        result
     })?;
     Ok(Outcome::Done)
+}
+
+impl Role {
+    /// Its name among the services that send traces and metrics.
+    const fn service(&self) -> &'static str {
+        match self {
+            Self::Controller { .. } => install::CONTROLLER,
+            Self::Webhook { .. } => install::WEBHOOK,
+            Self::Authorizer(_) => install::AUTHORIZER,
+            Self::All { .. } => "mandate",
+        }
+    }
 }
 
 impl Process {
@@ -141,10 +176,10 @@ async fn process(
     impersonate: bool,
     controller: Option<ControllerArgs>,
     webhook: Option<WebhookArgs>,
+    Counted { registry, metrics }: Counted,
+    traces: Traces,
 ) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
-    let mut registry = Registry::default();
-    let metrics = Arc::new(Metrics::register(&mut registry));
     let readiness = Readiness::new();
     // Before anybody can ask: a process that waits for nothing yet would count as ready.
     let controller = controller.map(|args| (args, readiness.handle("controller")));
@@ -153,7 +188,7 @@ async fn process(
     let (end_admin, admin_ends) = Stop::new();
     let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: None };
     let admin = tokio::spawn(admin::serve(listener, pages, admin_ends));
-    let process = Process { common, impersonate, metrics, readiness, stop };
+    let process = Process { common, impersonate, metrics, traces, readiness, stop };
     let roles = async {
         let controller = async { optional(controller, |(args, ready)| work(&process, args, ready)).await };
         let webhook = async { optional(webhook, |(args, ready)| review(&process, args, ready)).await };
@@ -181,12 +216,21 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 const STANDBY_AFTER: Duration = Duration::from_secs(2);
 
 async fn work(process: &Process, args: ControllerArgs, ready: Handle) -> anyhow::Result<()> {
-    let Process { common, impersonate: _, metrics, readiness, stop } = process;
+    let Process { common, impersonate: _, metrics, traces, readiness, stop } = process;
     let client = process.client(install::CONTROLLER).await?;
     let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| install::CONTROLLER.to_owned());
     let instance = lease::identity(&pod);
     if !args.leader_elect {
-        return Ok(controller::run(client.clone(), instance, guarded(common), metrics.clone(), ready, stop.clone()).await?);
+        return Ok(controller::run(
+            client.clone(),
+            instance,
+            guarded(common),
+            metrics.clone(),
+            traces.clone(),
+            ready,
+            stop.clone(),
+        )
+        .await?);
     }
     let mut ready = Some(ready);
     let mut hold = std::pin::pin!(lease::hold(
@@ -208,7 +252,7 @@ async fn work(process: &Process, args: ControllerArgs, ready: Handle) -> anyhow:
     let Some(held) = held else { return Ok(()) };
     let ready = ready.unwrap_or_else(|| readiness.handle("controller"));
     tokio::select! {
-        result = controller::run(client.clone(), instance.clone(), guarded(common), metrics.clone(), ready, stop.clone()) => {
+        result = controller::run(client.clone(), instance.clone(), guarded(common), metrics.clone(), traces.clone(), ready, stop.clone()) => {
             held.release().await;
             Ok(result?)
         }
@@ -221,7 +265,7 @@ fn guarded(common: &Common) -> BTreeSet<String> {
 }
 
 async fn review(process: &Process, args: WebhookArgs, certified: Handle) -> anyhow::Result<()> {
-    let Process { common, impersonate: _, metrics, readiness, stop } = process;
+    let Process { common, impersonate: _, metrics, traces, readiness, stop } = process;
     let client = process.client(install::WEBHOOK).await?;
     let controller =
         args.controller_user.unwrap_or_else(|| format!("system:serviceaccount:{}:{}", common.namespace, install::CONTROLLER));
@@ -249,6 +293,7 @@ async fn review(process: &Process, args: WebhookArgs, certified: Handle) -> anyh
         client: client.clone(),
         clock: Clock::default(),
         metrics: metrics.clone(),
+        traces: traces.clone(),
     });
     let certificates = certificate::keep(client.clone(), settings, serving.clone(), metrics.clone(), certified, stop.clone());
     let known = world::keep(client.clone(), shared, readiness);

@@ -9,7 +9,7 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 use tracing::warn;
 
-use super::Context;
+use super::{Context, look, looked};
 use crate::api::{AgentIdentity, AgentIdentityStatus, Conditions, names};
 use crate::cluster::apply::{self, ApplyError};
 use crate::metrics::{self, Kind, Reconciled, Verb};
@@ -41,9 +41,11 @@ const REFUSED: Duration = Duration::from_secs(60);
 
 pub(super) async fn reconcile(identity: Arc<AgentIdentity>, context: Arc<Context>) -> Result<Action, IdentityError> {
     let started = Instant::now();
+    let span = look(&context, Kind::AgentIdentity, &*identity);
     let result = bring(&identity, &context).await;
     let outcome = result.as_ref().map_or(Reconciled::Error, |(outcome, _)| *outcome);
     context.metrics.reconciled(Kind::AgentIdentity, outcome, started.elapsed());
+    looked(span, outcome);
     let (_, next) = result?;
     context.backoff.worked(&key(&identity));
     Ok(next)

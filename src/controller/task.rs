@@ -10,7 +10,7 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 use tracing::{debug, info, warn};
 
-use super::Context;
+use super::{Context, look, looked};
 use crate::api::{AgentTask, AgentTaskStatus, ClusterAgentPolicySpec, Phase, Workloads, names};
 use crate::cluster::apply::{ApplyError, Work};
 use crate::cluster::{ask, event, observe};
@@ -53,9 +53,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 pub(super) async fn reconcile(task: Arc<AgentTask>, context: Arc<Context>) -> Result<Action, TaskError> {
     let started = Instant::now();
+    let span = look(&context, Kind::AgentTask, &*task);
     let result = bring(&task, &context).await;
     let outcome = result.as_ref().map_or(Reconciled::Error, |(outcome, _)| *outcome);
     context.metrics.reconciled(Kind::AgentTask, outcome, started.elapsed());
+    looked(span, outcome);
     let (_, next) = result?;
     context.backoff.worked(&key(&task));
     Ok(next)

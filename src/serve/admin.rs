@@ -29,7 +29,7 @@ pub struct Admin {
     /// The stop of the process: once requested, `/readyz` says 503.
     pub stop: Stop,
     /// What `/metrics` prints.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     /// What `/debug/state` prints; left out, there is no such page.
     pub state: Option<DebugState>,
 }

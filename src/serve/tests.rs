@@ -224,7 +224,7 @@ async fn readyz_says_what_is_missing_and_fails_first_when_stopping() {
     let mut registry = prometheus_client::registry::Registry::default();
     Metrics::register(&mut registry).minted();
     let state: admin::DebugState = Box::new(|| serde_json::json!({"tasks": 3}));
-    let admin = admin::Admin { readiness, stop, registry, state: Some(state) };
+    let admin = admin::Admin { readiness, stop, registry: Arc::new(registry), state: Some(state) };
     let served = tokio::spawn(admin::serve(listener, admin, ending));
 
     let mut probe = TcpStream::connect(at).await.unwrap();

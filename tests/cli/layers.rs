@@ -78,13 +78,14 @@ const MODULES: &[&str] = &[
 
 #[test]
 fn what_decides_imports_nothing_of_ours_but_the_api_and_audit_log_and_authorizer_no_cluster() {
-    let authorizer = &["api", "audit", "authorizer", "clock", "decide", "metrics", "serve"];
+    let authorizer = &["api", "audit", "authorizer", "clock", "decide", "metrics", "serve", "telemetry"];
     for (module, may) in [
         ("api", &["api"][..]),
         ("decide", &["api", "decide"]),
         ("audit", &["audit", "clock", "decide"]),
         // It knows no cluster: what is known and whose a token is, it is told.
         ("authorizer", authorizer),
+        ("telemetry", &["metrics", "serve", "telemetry"]),
     ] {
         for (file, code) in sources(module) {
             let words = after(&code, "crate::");
@@ -126,6 +127,13 @@ fn what_reads_a_request_knows_neither_tasks_nor_the_network() {
 fn servers_are_asked_by_one_file_alone() {
     for (file, code) in sources("").iter().filter(|(file, _)| file != "authorizer/tools/client.rs") {
         assert!(!code.contains("hyper_util::client") && !code.contains("hyper_rustls"), "src/{file} holds an HTTP client");
+    }
+}
+
+#[test]
+fn telemetry_leaves_by_one_file_alone() {
+    for (file, code) in sources("").iter().filter(|(file, _)| file != "telemetry/otlp/send.rs") {
+        assert!(!code.contains("tonic::transport"), "src/{file} holds a gRPC client");
     }
 }
 

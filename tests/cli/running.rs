@@ -54,6 +54,11 @@ impl Reply {
 impl Running {
     /// Starts one on these manifests. `vouched`: the namespace of the harness's users.
     pub fn start(name: &str, manifests: &[(&str, &str)], vouched: &str, flags: &[&str]) -> Self {
+        Self::start_with(name, manifests, vouched, flags, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub fn start_with(name: &str, manifests: &[(&str, &str)], vouched: &str, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = fresh(name);
         std::fs::create_dir(dir.join("m")).unwrap();
@@ -83,8 +88,9 @@ impl Running {
         args.extend(flags);
         // A limit on the size of files, as `size_of_files` sets it, fails the write and not the process.
         let script = ["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_mandate")];
-        let mut child =
-            command_of("sh", &[&script, &args[..]].concat()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = command_of("sh", &[&script, &args[..]].concat());
+        let command = command.envs(variables.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (tell, told) = std::sync::mpsc::channel();
         let streams: [Box<dyn std::io::Read + Send>; 2] =
@@ -121,6 +127,11 @@ impl Running {
     /// Its base URL.
     pub fn url(&self) -> String {
         format!("https://localhost:{}", self.address.port())
+    }
+
+    /// Its id among the processes.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its directory.

@@ -199,7 +199,8 @@ async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &
             reports_outcome: asked.context.get("outcome_reported") == Some(&Value::Bool(true)),
             kubernetes: None,
         },
-        trace_id: envelope.trace_id.clone(),
+        parent: envelope.parent,
+        link: None,
     };
     let answer = if let Some(message) = &unproved {
         let help = "an agent acts by the token of its own running task: use the token from the task's Secret";

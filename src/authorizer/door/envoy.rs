@@ -33,6 +33,7 @@ use crate::authorizer::trust::{Asker, Caller, TrustError};
 use crate::authorizer::{Answer, Authorizer, Question, refused};
 use crate::decide::authorize::{Action, Code, Snapshot, reach};
 use crate::serve::ClientName;
+use crate::telemetry::otlp::Parent;
 use response::Route;
 
 /// The key in `context_extensions` that names the ToolServer of a route.
@@ -63,6 +64,7 @@ impl Authorization for Door {
         let peer = request.extensions().get::<ClientName>();
         let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let asker = self.authorizer.trust.asker(peer, token.and_then(mcp::header::bearer)).await;
+        let gateway = request.metadata().get("traceparent").and_then(|value| Parent::parse(value.to_str().ok()?));
         let asker = asker.map_err(|error| match error {
             TrustError::Unchecked(why) => Status::unavailable(why),
             error => {
@@ -71,12 +73,17 @@ impl Authorization for Door {
             }
         })?;
         let attributes = request.into_inner().attributes.unwrap_or_default();
-        Ok(tonic::Response::new(self.answer(&asker, attributes).await?))
+        Ok(tonic::Response::new(self.answer(&asker, attributes, gateway).await?))
     }
 }
 
 impl Door {
-    async fn answer(&self, asker: &Asker, attributes: AttributeContext) -> Result<CheckResponse, Status> {
+    async fn answer(
+        &self,
+        asker: &Asker,
+        attributes: AttributeContext,
+        gateway: Option<Parent>,
+    ) -> Result<CheckResponse, Status> {
         let AttributeContext { request, context_extensions, .. } = attributes;
         let http =
             request.and_then(|request| request.http).ok_or_else(|| Status::invalid_argument("there is no HTTP request"))?;
@@ -93,7 +100,12 @@ impl Door {
         };
         let subject = self.authorizer.state.task(&caller).map(|task| task.subject());
         let wish = wish(&http, &headers);
-        let answer = self.decide(&snapshot, asker, &route, caller, &wish).await;
+        let client = match &wish {
+            Ok(wish) => wish.traceparent.as_deref(),
+            Err(_) => headers.get("traceparent").map(String::as_str),
+        };
+        let spans = parents(gateway, client.and_then(Parent::parse));
+        let answer = self.decide(&snapshot, asker, &route, caller, &wish, spans).await;
         Ok(response::shown(&route, &wish, &answer, subject.as_deref()))
     }
 
@@ -111,14 +123,15 @@ impl Door {
         route: &Route,
         caller: Caller,
         wish: &Result<Wish, Box<Refused>>,
+        (parent, link): (Option<Parent>, Option<Parent>),
     ) -> Answer {
         let nothing = Map::new();
-        let (method, intent, trace_id, tool, resource, arguments) = match wish {
-            Err(refused) => (&refused.method, None, None, None, None, &nothing),
-            Ok(Wish { method, intent, trace_id, what, .. }) => match what {
-                What::Reach => (method, intent.as_deref(), trace_id.clone(), None, None, &nothing),
+        let (method, intent, tool, resource, arguments) = match wish {
+            Err(refused) => (&refused.method, None, None, None, &nothing),
+            Ok(Wish { method, intent, what, .. }) => match what {
+                What::Reach => (method, intent.as_deref(), None, None, &nothing),
                 What::Call { tool, resource, arguments } => {
-                    (method, intent.as_deref(), trace_id.clone(), Some(tool), resource.as_deref(), arguments)
+                    (method, intent.as_deref(), Some(tool), resource.as_deref(), arguments)
                 }
             },
         };
@@ -138,7 +151,8 @@ impl Door {
                 reports_outcome: false,
                 kubernetes: None,
             },
-            trace_id,
+            parent,
+            link,
         };
         let known_at = self.authorizer.state.known_at();
         match wish {
@@ -152,6 +166,15 @@ impl Door {
                 self.authorizer.conclude(&question, |_, _| refused(*code, message.as_str(), help.as_str())).await
             }
         }
+    }
+}
+
+/// The span that a decision belongs to, and one of another trace that has to do with it. The
+/// trace is that of the request which is decided; within it, the gateway's own call is nearer.
+fn parents(gateway: Option<Parent>, client: Option<Parent>) -> (Option<Parent>, Option<Parent>) {
+    match (gateway, client) {
+        (Some(gateway), Some(client)) if gateway.trace != client.trace => (Some(client), Some(gateway)),
+        (gateway, client) => (gateway.or(client), None),
     }
 }
 

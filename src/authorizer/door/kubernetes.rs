@@ -27,6 +27,7 @@ use crate::authorizer::{Authorizer, Question};
 use crate::decide::authorize::snapshot::KUBERNETES;
 use crate::decide::authorize::{Action, KubernetesRequest};
 use crate::serve::ClientName;
+use crate::telemetry::otlp::Parent;
 
 /// Largest body, in bytes: attributes and no objects.
 const LARGEST_BODY: usize = 1 << 20;
@@ -62,8 +63,10 @@ async fn review(
         let caller = Caller { named: Named::Account(user), task_uid: None, token_id, audiences: vec![] };
         let resource = review.spec.resource_attributes.as_ref();
         match (resource, &review.spec.non_resource_attributes) {
-            (Some(attributes), _) => decide(&authorizer, &asker, caller, &Request::of(attributes)).await,
-            (None, Some(attributes)) => decide(&authorizer, &asker, caller, &Request::of_path(attributes)).await,
+            (Some(attributes), _) => decide(&authorizer, &asker, caller, &Request::of(attributes), Parent::of(&headers)).await,
+            (None, Some(attributes)) => {
+                decide(&authorizer, &asker, caller, &Request::of_path(attributes), Parent::of(&headers)).await
+            }
             (None, None) => denied("the review names neither a resource nor a path".to_owned()),
         }
     } else {
@@ -115,6 +118,7 @@ async fn decide(
     asker: &crate::authorizer::trust::Asker,
     caller: Caller,
     request: &Request,
+    parent: Option<Parent>,
 ) -> SubjectAccessReviewStatus {
     let none = Map::new();
     let Request { verb, id, namespace, resource, subresource } = request;
@@ -133,7 +137,8 @@ async fn decide(
             reports_outcome: false,
             kubernetes: Some(KubernetesRequest { namespace, resource, subresource }),
         },
-        trace_id: None,
+        parent,
+        link: None,
     };
     let answer = authorizer.decide(&question).await;
     if answer.is_yes() { no_opinion() } else { denied(format!("mandate: {} (decision {})", answer.words(), answer.id)) }

@@ -115,10 +115,8 @@ pub(in crate::authorizer) fn bearer(header: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|token| !token.is_empty())
 }
 
-/// The trace of a W3C `traceparent`, of the headers or else of `_meta`.
-pub(super) fn trace_id(headers: &Headers, meta: Option<&Map<String, Value>>) -> Option<String> {
+/// The W3C `traceparent`, of the headers or else of `_meta`, as it came.
+pub(super) fn traceparent(headers: &Headers, meta: Option<&Map<String, Value>>) -> Option<String> {
     let of_meta = || meta?.get("traceparent")?.as_str();
-    let text = headers.get("traceparent").map(String::as_str).or_else(of_meta)?;
-    let id = text.split('-').nth(1)?;
-    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_ascii_lowercase())
+    headers.get("traceparent").map(String::as_str).or_else(of_meta).map(str::to_owned)
 }

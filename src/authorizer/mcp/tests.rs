@@ -288,8 +288,8 @@ fn intent_and_trace_come_from_the_message() {
     let meta = json!({"traceparent": trace, "mandate.dev/intent": "match invoice 4711"});
     let wish = sent(message("tools/list", json!({"_meta": meta})).to_string()).read().unwrap();
     assert_eq!(wish.intent.as_deref(), Some("match invoice 4711"));
-    assert_eq!(wish.trace_id.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+    assert_eq!(wish.traceparent.as_deref(), Some(trace));
     let of_header = call("search", json!({})).with("traceparent", trace).read().unwrap();
-    assert_eq!(of_header.trace_id.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
-    assert_eq!(call("search", json!({})).with("traceparent", "00-x-y-z").read().unwrap().trace_id, None);
+    assert_eq!(of_header.traceparent.as_deref(), Some(trace));
+    assert_eq!(call("search", json!({})).read().unwrap().traceparent, None);
 }

@@ -17,6 +17,7 @@ use super::{Door, Refused, bad};
 use crate::authorizer::strict;
 use crate::authorizer::trust::{Asker, TrustError};
 use crate::serve::ClientName;
+use crate::telemetry::otlp::Parent;
 
 /// Largest body, in bytes.
 const LARGEST_BODY: usize = 1 << 20;
@@ -29,8 +30,8 @@ const MOST_AT_ONCE: usize = 256;
 pub(super) struct Envelope {
     /// Who asks.
     pub asker: Asker,
-    /// Trace of the request, as W3C Trace Context names it.
-    pub trace_id: Option<String>,
+    /// The span of the enforcement point.
+    pub parent: Option<Parent>,
     /// The body.
     pub body: Map<String, Value>,
     _place: OwnedSemaphorePermit,
@@ -59,7 +60,7 @@ impl FromRequest<Door> for Envelope {
             Err(_) => return Err(Refused(StatusCode::REQUEST_TIMEOUT, "the body took too long to come".to_owned())),
         };
         match strict::read(&body).map_err(|error| bad(format!("the body is no JSON of one meaning: {error}")))? {
-            Value::Object(body) => Ok(Self { asker, trace_id: trace_id(headers), body, _place: place }),
+            Value::Object(body) => Ok(Self { asker, parent: Parent::of(headers), body, _place: place }),
             _ => Err(bad("the body must be an object")),
         }
     }
@@ -98,14 +99,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-/// The trace of a W3C `traceparent`.
-fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let id = text.split('-').nth(1)?;
-    let is_one = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0');
-    is_one.then(|| id.to_ascii_lowercase())
-}
-
 /// How many requests of each enforcement point are under way. Nobody can keep the others from
 /// being answered.
 #[derive(Default)]
@@ -134,18 +127,5 @@ mod tests {
         assert!(gate.place(&other).is_some());
         places.pop();
         assert!(gate.place(&one).is_some());
-    }
-
-    #[test]
-    fn a_trace_of_zeroes_is_none() {
-        let trace = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("traceparent", text.parse().unwrap());
-            trace_id(&headers)
-        };
-        let id = "0af7651916cd43dd8448eb211c80319c";
-        assert_eq!(trace(&format!("00-{id}-b7ad6b7169203331-01")).as_deref(), Some(id));
-        assert_eq!(trace("00-00000000000000000000000000000000-b7ad6b7169203331-01"), None);
-        assert_eq!(trace("00-xyz-b7ad6b7169203331-01"), None);
     }
 }

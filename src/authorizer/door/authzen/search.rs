@@ -14,14 +14,16 @@ use crate::authorizer::Authorizer;
 use crate::authorizer::state::Live;
 use crate::authorizer::trust::Caller;
 use crate::decide::authorize::{Action, Snapshot};
+use crate::telemetry::otlp::{Span, SpanKind};
 
 /// Most results of one page, and how many where nobody says.
 const LONGEST_PAGE: usize = 100;
 
 pub(super) async fn subject(State(Door { authorizer, .. }): State<Door>, envelope: Envelope) -> Result<Response, Refused> {
+    let span = begin(&authorizer, &envelope, "subject");
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Subject).map_err(bad)?;
     // Who is not vouched for would have to show a token, and then needs no search.
-    let Some(namespace) = envelope.asker.vouches_for.get(asked.subject.kind) else { return page(&envelope.body, vec![]) };
+    let Some(namespace) = envelope.asker.vouches_for.get(asked.subject.kind) else { return page(span, &envelope.body, vec![]) };
     let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
     let snapshot = authorizer.state.snapshot();
     let tasks = authorizer.state.subjects(|key| key.starts_with(&prefix));
@@ -29,13 +31,14 @@ pub(super) async fn subject(State(Door { authorizer, .. }): State<Door>, envelop
         let key = task.subject().key.clone();
         json!({"type": asked.subject.kind, "id": key.strip_prefix(&prefix).unwrap_or(&key)})
     });
-    page(&envelope.body, found.collect())
+    page(span, &envelope.body, found.collect())
 }
 
 pub(super) async fn resource(State(Door { authorizer, .. }): State<Door>, envelope: Envelope) -> Result<Response, Refused> {
+    let span = begin(&authorizer, &envelope, "resource");
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Resource).map_err(bad)?;
     let snapshot = authorizer.state.snapshot();
-    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await else { return page(&envelope.body, vec![]) };
+    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await else { return page(span, &envelope.body, vec![]) };
     let from = task.subject().namespace.clone();
     let kind = asked.resource.kind;
     let ids: Vec<String> = if kind == "tool" {
@@ -52,13 +55,14 @@ pub(super) async fn resource(State(Door { authorizer, .. }): State<Door>, envelo
         let asked = Asked { resource: Entity { id: Some(id), ..asked.resource }, ..asked };
         would(&authorizer, &snapshot, &task, &asked)
     });
-    page(&envelope.body, found.map(|id| json!({"type": kind, "id": id})).collect())
+    page(span, &envelope.body, found.map(|id| json!({"type": kind, "id": id})).collect())
 }
 
 pub(super) async fn action(State(Door { authorizer, .. }): State<Door>, envelope: Envelope) -> Result<Response, Refused> {
+    let span = begin(&authorizer, &envelope, "action");
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Action).map_err(bad)?;
     let snapshot = authorizer.state.snapshot();
-    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await else { return page(&envelope.body, vec![]) };
+    let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await else { return page(span, &envelope.body, vec![]) };
     let from = task.subject().namespace.clone();
     let names: Vec<String> = if asked.resource.kind == "tool" {
         vec!["tools/call".to_owned()]
@@ -70,7 +74,15 @@ pub(super) async fn action(State(Door { authorizer, .. }): State<Door>, envelope
         let asked = Asked { action: (name, &NOTHING), ..asked };
         would(&authorizer, &snapshot, &task, &asked)
     });
-    page(&envelope.body, found.map(|name| json!({ "name": name })).collect())
+    page(span, &envelope.body, found.map(|name| json!({ "name": name })).collect())
+}
+
+/// Begins the span of one search.
+fn begin(authorizer: &Authorizer, envelope: &Envelope, of: &'static str) -> Option<Span> {
+    let mut span = authorizer.traces.begin("search", SpanKind::Server, envelope.parent)?;
+    span.say("mandate.door", "authzen");
+    span.say("mandate.search.of", of);
+    Some(span)
 }
 
 /// The task that a search is about; none where nobody is known by the subject.
@@ -100,7 +112,7 @@ fn would(authorizer: &Authorizer, snapshot: &Snapshot, task: &Live, asked: &Aske
 }
 
 /// One page of results. The token of the next page says where it begins, and of which search.
-fn page(body: &Map<String, Value>, results: Vec<Value>) -> Result<Response, Refused> {
+fn page(span: Option<Span>, body: &Map<String, Value>, results: Vec<Value>) -> Result<Response, Refused> {
     let asked = match body.get("page") {
         None | Some(Value::Null) => &NOTHING,
         Some(Value::Object(page)) => page,
@@ -125,6 +137,9 @@ fn page(body: &Map<String, Value>, results: Vec<Value>) -> Result<Response, Refu
         Some(_) => return Err(bad("`page.token` must be a text")),
     };
     let total = results.len();
+    if let Some(mut span) = span {
+        span.count("mandate.search.found", u64::try_from(total).unwrap_or(u64::MAX));
+    }
     let found: Vec<Value> = results.into_iter().skip(begin).take(limit).collect();
     let end = begin.saturating_add(found.len());
     let next = if end < total { format!("{end}.{search}") } else { String::new() };
