@@ -146,6 +146,57 @@ readinessProbe:
   httpGet: {path: /readyz, port: admin}
   periodSeconds: 5
   failureThreshold: 1
+{{- include "mandate.telemetry" . }}
+{{- end -}}
+
+{{/* Where traces and metrics go: OpenTelemetry's own variables. */}}
+{{- define "mandate.telemetry" -}}
+{{- with .Values.telemetry.otlp }}
+{{- if .endpoint }}
+env:
+  - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
+  {{- if not (has "traces" .signals) }}
+  - {name: OTEL_TRACES_EXPORTER, value: none}
+  {{- end }}
+  {{- if not (has "metrics" .signals) }}
+  - {name: OTEL_METRICS_EXPORTER, value: none}
+  {{- end }}
+  {{- if .headersSecret.name }}
+  - name: OTEL_EXPORTER_OTLP_HEADERS
+    valueFrom: {secretKeyRef: {name: {{ .headersSecret.name }}, key: {{ .headersSecret.key }}}}
+  {{- end }}
+  {{- if .caConfigMap }}
+  - {name: OTEL_EXPORTER_OTLP_CERTIFICATE, value: /etc/mandate/otlp/ca.crt}
+  {{- end }}
+  - {name: OTEL_TRACES_SAMPLER, value: {{ .sampler }}}
+  - {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .samplerArg | toString | quote }}}
+  - {name: OTEL_METRIC_EXPORT_INTERVAL, value: {{ .metricsIntervalMillis | int64 | toString | quote }}}
+  - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+  - name: OTEL_RESOURCE_ATTRIBUTES
+    value: {{ include "mandate.resourceAttributes" $ | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "mandate.resourceAttributes" -}}
+k8s.namespace.name={{ .Release.Namespace }},k8s.pod.name=$(POD_NAME)
+{{- range $name, $value := .Values.telemetry.otlp.resourceAttributes -}}
+,{{ $name }}={{ $value }}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether the collector's authority is mounted, and how. */}}
+{{- define "mandate.telemetryMount" -}}
+{{- if and .Values.telemetry.otlp.endpoint .Values.telemetry.otlp.caConfigMap -}}
+- {name: otlp-ca, mountPath: /etc/mandate/otlp, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "mandate.telemetryVolume" -}}
+{{- if and .Values.telemetry.otlp.endpoint .Values.telemetry.otlp.caConfigMap -}}
+- name: otlp-ca
+  configMap: {name: {{ .Values.telemetry.otlp.caConfigMap }}, items: [{key: ca.crt, path: ca.crt}]}
+{{- end }}
 {{- end -}}
 
 {{- define "mandate.podSecurity" -}}
