@@ -85,7 +85,7 @@ fn what_decides_imports_nothing_of_ours_but_the_api_and_audit_log_and_authorizer
         ("audit", &["audit", "clock", "decide"]),
         // It knows no cluster: what is known and whose a token is, it is told.
         ("authorizer", authorizer),
-        ("telemetry", &["metrics", "serve", "telemetry"]),
+        ("telemetry/otlp", &["metrics", "serve", "telemetry"]),
     ] {
         for (file, code) in sources(module) {
             let words = after(&code, "crate::");

@@ -178,6 +178,10 @@ fn the_chart_refuses_what_the_binary_refuses() {
         (json!({"workloads": ["mandate.dev/agenttasks"]}), "/workloads/0"),
         (json!({"webhook": {"replicas": 0}}), "/webhook/replicas"),
         (json!({"certificates": {"mode": "none"}}), "/certificates/mode"),
+        (json!({"telemetry": {"otlp": {"endpoint": "collector:4317"}}}), "/telemetry/otlp/endpoint"),
+        (json!({"telemetry": {"otlp": {"endpoint": "http://me:secret@collector:4317"}}}), "/telemetry/otlp/endpoint"),
+        (json!({"telemetry": {"otlp": {"headers": "authorization=x"}}}), "/telemetry/otlp"),
+        (json!({"telemetry": {"otlp": {"sampler": "sometimes"}}}), "/telemetry/otlp/sampler"),
         (json!({"guardedNamespace": ["finance"]}), "guardedNamespace"),
     ];
     for (values, fragment) in refused {
