@@ -2,6 +2,7 @@
 //! real binary on one side, a receiver of OpenTelemetry's own service on the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -63,7 +64,7 @@ impl Receiver {
         }
         let mut got = self.got.lock().unwrap();
         got.secret = request.metadata().get("x-secret").map(|value| value.to_str().unwrap().to_owned());
-        got.all.push_str(&format!("{request:?}"));
+        let _ = write!(got.all, "{request:?}");
         keep(&mut got, request.into_inner());
         Ok(())
     }
