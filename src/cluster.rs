@@ -17,4 +17,5 @@ mod pace;
 pub mod read;
 pub mod reviews;
 pub mod token;
+pub mod tool_status;
 pub mod world;

@@ -19,6 +19,7 @@ pub mod admit;
 pub mod authorize;
 pub mod cel;
 pub mod check;
+pub mod drift;
 pub mod finding;
 pub mod grant;
 pub mod json;

@@ -25,7 +25,7 @@ pub use task_scope::{
     Credential, KubernetesGrant, Limits, SecretKey, ServiceAccountToken, Subject, TaskScope, TaskScopeSpec, ToolGrant,
 };
 pub use tool_server::{
-    Argument, ArgumentType, Drift, McpServer, ResourceClass, Tool, ToolServer, ToolServerSpec, ToolServerStatus,
+    Argument, ArgumentType, ChangedTool, Drift, McpServer, ResourceClass, Tool, ToolServer, ToolServerSpec, ToolServerStatus,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

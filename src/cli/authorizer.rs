@@ -28,13 +28,14 @@ use crate::api::{self, ParseDurationError};
 use crate::audit::{self, Log};
 use crate::authorizer::recall::Past;
 use crate::authorizer::state::State;
+use crate::authorizer::tools::reach::{Block, Reach};
 use crate::authorizer::trust::{Reviews, Trust, TrustFile};
 use crate::authorizer::{Authorizer, door, tools};
 use crate::cluster::certificate::{self, Lives, Own, Settings};
 use crate::cluster::connect::{Target, connect};
-use crate::cluster::known;
 use crate::cluster::reviews::Asking;
-use crate::decide::authorize::snapshot::{self, Compiler};
+use crate::cluster::{known, lease};
+use crate::decide::authorize::snapshot::{self, Compiler, Stopped};
 use crate::decide::world::Loaded;
 use crate::install;
 use crate::metrics::Metrics;
@@ -84,9 +85,22 @@ pub(super) struct Args {
     /// How often MCP servers are asked whether their tools are still what was reviewed
     #[arg(long, default_value = "30s", value_name = "DURATION")]
     tools_every: api::Duration,
-    /// Bearer token that a ToolServer's MCP server wants for that, from a file; give it once for each
-    #[arg(long = "tools-token", value_name = "NAMESPACE/NAME=FILE", value_parser = token_of)]
-    tools_tokens: Vec<(String, PathBuf)>,
+    /// How long a tool may be called after its MCP server last answered, where it does not answer
+    /// again; three times --tools-every at least
+    #[arg(long, default_value = "15m", value_name = "DURATION")]
+    tools_keep: api::Duration,
+    /// Bearer token that a ToolServer's MCP server wants for that, from a file; with a host, for that
+    /// host alone. Give it once for each
+    #[arg(long = "tools-token", value_name = "NAMESPACE/NAME[@HOST]=FILE", value_parser = token_of)]
+    tools_tokens: Vec<(String, tools::Token)>,
+    /// Addresses at which MCP servers may be asked, such as `10.0.0.0/8`; give it once for each
+    /// [default: all but loopback, which counts only with --manifests. Link-local addresses and those
+    /// of metadata of clouds are never asked]
+    #[arg(long = "tools-address", value_name = "CIDR")]
+    tools_addresses: Vec<Block>,
+    /// Addresses at which MCP servers may be asked without TLS; give it once for each [default: loopback]
+    #[arg(long = "tools-http", value_name = "CIDR")]
+    tools_http: Vec<Block>,
     /// Base URL by which enforcement points know the AuthZEN API, such as
     /// `https://mandate.example.com` [default: the one that each of them asks by]
     #[arg(long, value_name = "URL", value_parser = base_url)]
@@ -121,9 +135,25 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     Err("tokens would cross the network in the clear: give a loopback address, or let the gateway ask at `--listen`".to_owned())
 }
 
-fn token_of(text: &str) -> Result<(String, PathBuf), String> {
-    let (server, file) = text.split_once('=').filter(|(server, _)| server.contains('/')).ok_or("write `namespace/name=FILE`")?;
-    Ok((server.to_owned(), file.into()))
+fn token_of(text: &str) -> Result<(String, tools::Token), String> {
+    let wrong = "write `namespace/name=FILE` or `namespace/name@host=FILE`";
+    let (server, file) = text.split_once('=').filter(|(server, _)| server.contains('/')).ok_or(wrong)?;
+    let (server, host) = server.split_once('@').map_or((server, None), |(server, host)| (server, Some(host.to_owned())));
+    if host.as_ref().is_some_and(String::is_empty) {
+        return Err(wrong.to_owned());
+    }
+    Ok((server.to_owned(), tools::Token { file: file.into(), host }))
+}
+
+fn tool_settings(args: &Args) -> tools::Settings {
+    let time = |time: api::Duration| SignedDuration::from(time).unsigned_abs();
+    tools::Settings {
+        every: time(args.tools_every).max(Duration::from_secs(1)),
+        kept: time(args.tools_keep),
+        tokens: args.tools_tokens.iter().cloned().collect(),
+        // In a cluster many write ToolServers, and what listens on the pod's own loopback is not theirs.
+        reach: Reach { only: args.tools_addresses.clone(), plain: args.tools_http.clone(), loopback: !args.manifests.is_empty() },
+    }
 }
 
 /// Time between two looks at the manifests.
@@ -157,8 +187,7 @@ pub(super) async fn run(args: Args, Counted { registry, metrics }: Counted, trac
     let log = Log::open(&audit_settings(&args)).context("opening the audit log")?;
     let past = Past::read(&args.audit_dir, Timestamp::now()).context("reading in the audit log what tasks have done")?;
     let state = Arc::new(State::after(past).stale_after(args.stale_after.into()));
-    let every = SignedDuration::from(args.tools_every).unsigned_abs().max(Duration::from_secs(1));
-    let tools = Arc::new(tools::Watch::new(every, args.tools_tokens.iter().cloned().collect()));
+    let tools = Arc::new(tools::Watch::new(tool_settings(&args)));
     let sources = Sources::begin(&args, client.clone(), &state, &tools, &readiness).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     let authorizer = Authorizer::new(state.clone(), trust, Some(log.clone())).counted(metrics.clone()).traced(traces);
@@ -320,7 +349,8 @@ impl Sources {
         let mut files = match self {
             Self::Files(files) => files,
             Self::Cluster(client) => {
-                known::keep(client, state, tools, readiness).await;
+                let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| install::AUTHORIZER.to_owned());
+                known::keep(client, lease::identity(&pod), state, tools, readiness).await;
                 bail!("a watch ended");
             }
         };
@@ -363,17 +393,17 @@ struct Looking {
     tools: Arc<tools::Watch>,
     /// What is in force, and which tools are stopped in it.
     sources: snapshot::Sources,
-    stopped: Vec<String>,
+    stopped: Vec<(String, Stopped)>,
 }
 
-/// Every tool that is stopped.
-fn stopped(sources: &snapshot::Sources) -> Vec<String> {
+/// Every tool that is stopped, with its server.
+fn stopped(sources: &snapshot::Sources) -> Vec<(String, Stopped)> {
     let servers = sources.namespaces.iter().flat_map(|(namespace, sheet)| {
         sheet.servers.iter().map(move |(name, written)| (format!("{namespace}/{name}"), &written.spec))
     });
     servers
         .filter_map(|(key, spec)| match &**spec {
-            Loaded::Readable(source) => Some(source.stopped.iter().map(move |tool| format!("{key}/{tool}"))),
+            Loaded::Readable(source) => Some(source.stopped.iter().map(move |tool| (key.clone(), tool.clone()))),
             Loaded::Broken(_) => None,
         })
         .flatten()

@@ -17,6 +17,7 @@ use crate::api::{Argument, Tool, ToolServerSpec};
 use crate::authorizer::mcp::is_method;
 use crate::authorizer::tools::client::Asking;
 use crate::authorizer::tools::listing::Listed;
+use crate::authorizer::tools::reach::Reach;
 use crate::decide::world::Loaded;
 
 #[derive(Debug, clap::Subcommand)]
@@ -77,7 +78,10 @@ fn token(file: Option<&Path>) -> anyhow::Result<Option<String>> {
 async fn import(args: Import) -> anyhow::Result<Outcome> {
     let Import { url, name, namespace, token_file } = args;
     let token = token(token_file.as_deref())?;
-    let listed = Asking::new().tools(&url, token.as_deref()).await.with_context(|| format!("asking `{url}` for its tools"))?;
+    let listed = Asking::new(Reach::of_a_person())
+        .tools(&url, token.as_deref())
+        .await
+        .with_context(|| format!("asking `{url}` for its tools"))?;
     std::io::stdout().write_all(manifest(&url, &name, &namespace, &listed)?.as_bytes())?;
     Ok(Outcome::Done)
 }
@@ -185,7 +189,7 @@ async fn check(args: Check) -> anyhow::Result<Outcome> {
         2.. if token.is_some() => bail!("--token-file is for one server, and there are several: choose one by --name"),
         _ => {}
     }
-    let (asking, mut out) = (Asking::new(), std::io::stdout());
+    let (asking, mut out) = (Asking::new(Reach::of_a_person()), std::io::stdout());
     for (key, url, spec) in servers {
         match asking.tools(url, token.as_deref()).await {
             Err(error) => {

@@ -21,7 +21,10 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::read::Read;
-use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Phase, TaskScope, ToolGrant, ToolServer};
+use super::tool_status::Statuses;
+use crate::api::{
+    AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, Phase, TaskScope, ToolGrant, ToolServer, ToolServerStatus,
+};
 use crate::authorizer::state::State;
 use crate::authorizer::tools::Watch;
 use crate::decide::authorize::compile::{self, CompiledScope};
@@ -54,13 +57,16 @@ struct Seen {
 struct Keeping {
     seen: Mutex<Seen>,
     state: Arc<State>,
+    tools: Arc<Watch>,
+    statuses: Statuses,
     changed: Notify,
 }
 
 /// Keeps the state current for as long as the process lives. It returns only where a watch ends,
-/// which none does.
-pub async fn keep(client: Client, state: Arc<State>, tools: Arc<Watch>, readiness: &Readiness) {
-    let keeping = Arc::new(Keeping { seen: Mutex::default(), state, changed: Notify::new() });
+/// which none does. `instance` is the name of this process, for Events.
+pub async fn keep(client: Client, instance: String, state: Arc<State>, tools: Arc<Watch>, readiness: &Readiness) {
+    let statuses = Statuses::new(client.clone(), instance);
+    let keeping = Arc::new(Keeping { seen: Mutex::default(), state, tools, statuses, changed: Notify::new() });
     let ready = |name| readiness.handle(name);
     // Before any watch begins: a process that waits for nothing would count as ready.
     let compiled = ready("policies compiled");
@@ -82,7 +88,8 @@ pub async fn keep(client: Client, state: Arc<State>, tools: Arc<Watch>, readines
         () = watch::<AgentPolicy>(client.clone(), &keeping, told(policies)) => {}
         () = watch::<ClusterAgentPolicy>(client.clone(), &keeping, told(cluster_policies)) => {}
         () = watch::<ToolServer>(client.clone(), &keeping, told(servers)) => {}
-        () = compile(&keeping, &tools, &all, compiled) => {}
+        () = compile(&keeping, &all, compiled) => {}
+        () = keeping.statuses.keep(&keeping.tools) => {}
         () = ask(&client, &keeping, &all) => {}
     }
 }
@@ -112,14 +119,14 @@ impl Keeping {
 }
 
 /// Compiles what changed, once every watch has told all there is.
-async fn compile(keeping: &Arc<Keeping>, tools: &Watch, all: &tokio::sync::Semaphore, compiled: Handle) {
+async fn compile(keeping: &Arc<Keeping>, all: &tokio::sync::Semaphore, compiled: Handle) {
     let mut compiler = Compiler::default();
     let mut compiled = Some(compiled);
     // The semaphore is never closed.
     let _all = all.acquire_many(WATCHES).await;
     loop {
         let mut sources = keeping.seen().sources.clone();
-        tools.apply(&mut sources);
+        keeping.tools.apply(&mut sources);
         let compilation = tokio::task::spawn_blocking(move || {
             let (snapshot, trouble) = compiler.compile(&sources);
             (compiler, snapshot, trouble)
@@ -136,7 +143,7 @@ async fn compile(keeping: &Arc<Keeping>, tools: &Watch, all: &tokio::sync::Semap
         }
         tokio::select! {
             () = keeping.changed.notified() => {}
-            () = tools.changed() => {}
+            () = keeping.tools.changed() => {}
         }
         tokio::time::sleep(COMPILE_EVERY).await;
     }
@@ -162,6 +169,11 @@ trait Kept: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send
     fn remove(keeping: &Keeping, namespace: &str, name: &str);
     /// Every object of the kind that is known, as namespace and name.
     fn known(keeping: &Keeping) -> Vec<(String, String)>;
+    /// Whether this very version is known: then only its status is another, and nothing has to be
+    /// compiled.
+    fn stands(_: &Keeping, _: &str, _: &str, _: &str) -> bool {
+        false
+    }
 }
 
 async fn watch<K: Kept>(client: Client, keeping: &Arc<Keeping>, (ready, all): (Handle, Arc<tokio::sync::Semaphore>)) {
@@ -184,8 +196,13 @@ async fn watch<K: Kept>(client: Client, keeping: &Arc<Keeping>, (ready, all): (H
                 }
             }
             Ok(watcher::Event::Apply(object)) => {
+                let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+                let stands = K::stands(keeping, &namespace, &name, &version(object.meta()));
                 put(keeping, object);
                 keeping.seen().broken.remove(K::NAME);
+                if stands {
+                    continue;
+                }
             }
             Ok(watcher::Event::Delete(object)) => {
                 K::remove(keeping, &object.namespace().unwrap_or_default(), &object.name_any());
@@ -252,10 +269,47 @@ macro_rules! compiled {
 
 compiled!(TaskScope, "taskscopes", scopes, |scope| scope.spec);
 compiled!(AgentPolicy, "agentpolicies", policies, |policy| policy.spec);
-compiled!(ToolServer, "toolservers", servers, |server| {
-    let stopped = server.status.map(|status| status.drift.into_iter().map(|drift| drift.tool).collect());
-    ServerSource { spec: server.spec, stopped: stopped.unwrap_or_default() }
-});
+
+impl Kept for ToolServer {
+    const NAME: &'static str = "toolservers";
+    fn put(keeping: &Keeping, namespace: &str, name: String, version: Arc<str>, object: Result<Self, String>) {
+        let key = format!("{namespace}/{name}");
+        match &object {
+            Ok(server) => {
+                keeping.statuses.saw(&key, &version, server);
+                // What it says of another generation says nothing of these pins.
+                let of_it = |status: &&ToolServerStatus| status.observed_generation == server.metadata.generation;
+                if let Some(status) = server.status.as_ref().filter(of_it) {
+                    keeping.tools.heard(&key, &version, status);
+                }
+            }
+            Err(_) => keeping.statuses.forget(&key),
+        }
+        // Which tools are stopped is said when it is compiled.
+        let written = Written { version, spec: spec(object, |server| ServerSource { spec: server.spec, stopped: vec![] }) };
+        keeping.seen().sources.namespaces.entry(namespace.to_owned()).or_default().servers.insert(name, written);
+    }
+    fn remove(keeping: &Keeping, namespace: &str, name: &str) {
+        let key = format!("{namespace}/{name}");
+        keeping.statuses.forget(&key);
+        keeping.tools.forget(&key);
+        if let Some(sheet) = keeping.seen().sources.namespaces.get_mut(namespace) {
+            sheet.servers.remove(name);
+        }
+    }
+    fn known(keeping: &Keeping) -> Vec<(String, String)> {
+        let seen = keeping.seen();
+        let of = |(namespace, sheet): (&String, &Sheet)| -> Vec<(String, String)> {
+            sheet.servers.keys().map(|name| (namespace.clone(), name.clone())).collect()
+        };
+        seen.sources.namespaces.iter().flat_map(of).collect()
+    }
+    fn stands(keeping: &Keeping, namespace: &str, name: &str, version: &str) -> bool {
+        let seen = keeping.seen();
+        let known = seen.sources.namespaces.get(namespace).and_then(|sheet| sheet.servers.get(name));
+        known.is_some_and(|known| *known.version == *version)
+    }
+}
 
 impl Kept for ClusterAgentPolicy {
     const NAME: &'static str = "clusteragentpolicies";

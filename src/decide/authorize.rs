@@ -242,6 +242,7 @@ pub enum Code {
     ServerNotUsable,
     UnknownTool,
     ToolChanged,
+    ToolNotVerified,
     BadArguments,
     UnknownScope,
     Unreadable,
@@ -273,6 +274,7 @@ impl Code {
             Self::ServerNotUsable => "ServerNotUsable",
             Self::UnknownTool => "UnknownTool",
             Self::ToolChanged => "ToolChanged",
+            Self::ToolNotVerified => "ToolNotVerified",
             Self::BadArguments => "BadArguments",
             Self::UnknownScope => "UnknownScope",
             Self::Unreadable => "Unreadable",
@@ -296,7 +298,7 @@ impl Reason {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self.code {
-            Code::StalePolicy | Code::TaskNotReady | Code::NotRecorded => true,
+            Code::StalePolicy | Code::TaskNotReady | Code::NotRecorded | Code::ToolNotVerified => true,
             Code::LimitReached => self.help == WAIT || self.help == AWAIT_OUTCOMES,
             _ => false,
         }

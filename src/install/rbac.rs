@@ -114,6 +114,9 @@ const WEBHOOK_IN_GUARDED: &[Right] = &[
 const AUTHORIZER_EVERYWHERE: &[Right] = &[
     // What it decides by; it changes none of it.
     may(READ, GROUP, &["agentidentities", "taskscopes", "agenttasks", "agentpolicies", "clusteragentpolicies", "toolservers"]),
+    // It is the one that asks MCP servers for their tools, so it says what it found, and nothing else.
+    may(&["patch"], GROUP, &["toolservers/status"]),
+    may(&["create"], "events.k8s.io", &["events"]),
     // Whose token is it?
     may(&["create"], "authentication.k8s.io", &["tokenreviews"]),
     // May the enforcement point ask?

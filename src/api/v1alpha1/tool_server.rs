@@ -22,9 +22,12 @@ use crate::api::value::{Classification, Effect, Owner, Pattern};
     derive = "PartialEq",
     shortname = "tsrv",
     category = "mandate",
-    printcolumn(name = "Domain", type_ = "string", json_path = ".spec.domain"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Drift", type_ = "string", json_path = ".status.conditions[?(@.type=='Drifted')].status"),
     printcolumn(name = "Tools", type_ = "integer", json_path = ".status.tools"),
-    printcolumn(name = "Stopped", type_ = "integer", json_path = ".status.stopped"),
+    printcolumn(name = "Checked", type_ = "date", json_path = ".status.lastCheckedAt"),
+    printcolumn(name = "Why", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason"),
+    printcolumn(name = "Domain", type_ = "string", json_path = ".spec.domain", priority = 1),
     printcolumn(name = "Team", type_ = "string", json_path = ".spec.owner.team"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 63").message("the name may have 63 characters at most"),
@@ -180,38 +183,69 @@ pub struct ResourceClass {
     pub classification: Classification,
 }
 
-/// What Mandate has made of a ToolServer.
+/// What Mandate has found of a ToolServer. The authorizer writes it.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ToolServerStatus {
     /// Generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// How many tools can be called.
+    /// How many tools can be called, where a scope grants them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tools: Option<i64>,
-    /// How many tools are stopped: the server now says something else of them than their pin.
+    /// How many tools are stopped: they are not, or no longer, what their pin says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<i64>,
-    /// What the server's `tools/list` says otherwise than the pins.
+    /// How many tools the MCP server lists. Left out where it was not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen: Option<i64>,
+    /// Tools that the MCP server describes otherwise than their pin says. They are stopped.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["tool"]))]
-    pub drift: Vec<Drift>,
-    /// When the server was last asked.
+    pub changed: Vec<ChangedTool>,
+    /// Tools with a pin that the MCP server does not list. They are stopped.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128), inner(length(max = 128)))]
+    pub missing: Vec<String>,
+    /// Tools without a pin, of a server that is asked: whatever it says of them, they go on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128), inner(length(max = 128)))]
+    pub unpinned: Vec<String>,
+    /// Tools that the MCP server lists and this ToolServer does not: they cannot be called. At most
+    /// 64, and only such as a ToolServer can name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(max = 128)))]
+    pub not_reviewed: Vec<String>,
+    /// When the MCP server last answered. It is asked more often than this is written: every five
+    /// minutes at most, unless something else is to be said.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub observed_at: Option<Time>,
-    /// `Ready`, and `Stalled` where a person must act.
+    pub last_checked_at: Option<Time>,
+    /// `Ready`: every tool with a pin is what was reviewed. `Drifted`: one of them is not.
+    /// `Reconciling`: the server does not answer, and is asked again. `Stalled`: a person must act.
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
-/// A tool that is not what was reviewed.
+/// A tool that is not what its pin says.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Drift {
+pub struct ChangedTool {
     /// The tool.
+    #[schemars(length(max = 128))]
     pub tool: String,
-    /// What its digest is now; left out where the server no longer lists it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub now: Option<String>,
+    /// Its digest as the server describes it now. Once that is reviewed, it is the new pin.
+    #[schemars(length(max = 71))]
+    pub now: String,
+    /// `ToolChanged`: it was what its pin says, and no longer is. `PinMismatch`: nobody has ever
+    /// seen it so, and the pin may be wrong.
+    pub reason: Drift,
+}
+
+/// How a tool came to be another than its pin says.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drift {
+    /// It was what its pin says.
+    ToolChanged,
+    /// It was never seen to be what its pin says.
+    PinMismatch,
 }

@@ -2,8 +2,9 @@
 //!
 //! In: a URL, and a token where the server wants one. Out: what it lists. First as the protocol
 //! is since 2026-07-28, where every request stands by itself; a server that does not know that
-//! is greeted as before. It follows no redirect, and believes no server more bytes, pages and
-//! seconds than the limits here.
+//! is greeted as before. It follows no redirect, asks no address that may not be asked
+//! ([`reach`](super::reach)), and believes no server more bytes, pages and seconds than the limits
+//! here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +14,14 @@ use axum::http::{self, HeaderMap, HeaderValue, Method, Request, StatusCode, head
 use http_body_util::{BodyExt as _, Full};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 
 use super::listing::Listed;
+use super::reach::{Connector, Reach, Refused};
 use crate::authorizer::strict;
+use crate::decide::drift::Failure;
 
 /// How long everything about one server may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -41,6 +43,9 @@ pub enum Error {
     /// The address is none.
     #[error("`{0}` is no address of an MCP server")]
     Url(String),
+    /// It may not be asked there.
+    #[error("its address may not be asked, or not without TLS")]
+    UnsafeAddress,
     /// Nobody answers.
     #[error("it cannot be reached: {0}")]
     Unreachable(String),
@@ -55,16 +60,24 @@ pub enum Error {
     Refused(String),
 }
 
+impl Error {
+    /// What it comes to, without what a server or the network said.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Token(_) => Failure::NoToken,
+            Self::UnsafeAddress | Self::Url(_) => Failure::UnsafeAddress,
+            Self::Unreachable(_) | Self::Late => Failure::Unreachable,
+            Self::Unauthorized(_) => Failure::Unauthorized,
+            Self::Refused(_) => Failure::NotListed,
+        }
+    }
+}
+
 /// Asks servers.
 #[derive(Clone)]
 pub struct Asking {
-    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-}
-
-impl Default for Asking {
-    fn default() -> Self {
-        Self::new()
-    }
+    http: Client<HttpsConnector<Connector>, Full<Bytes>>,
 }
 
 impl Asking {
@@ -73,7 +86,7 @@ impl Asking {
     /// # Panics
     /// Never: aws-lc-rs has what TLS 1.2 and 1.3 need.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(reach: Reach) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -82,7 +95,11 @@ impl Asking {
             .expect("aws-lc-rs has the cipher suites of TLS 1.2 and 1.3")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(Connector(Arc::new(reach)));
         Self { http: Client::builder(TokioExecutor::new()).build(connector) }
     }
 
@@ -91,7 +108,12 @@ impl Asking {
     /// # Errors
     /// [`Error`].
     pub async fn tools(&self, url: &str, token: Option<&str>) -> Result<Vec<Listed>, Error> {
-        let uri: http::Uri = url.parse().map_err(|_| Error::Url(url.to_owned()))?;
+        let wrong = || Error::Url(clean(url));
+        let uri: http::Uri = url.parse().map_err(|_| wrong())?;
+        // A password in a URL is a token that nobody has configured.
+        if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
+            return Err(wrong());
+        }
         let all = async {
             match self.listed(&Session::modern(uri.clone(), token)).await {
                 Err(Error::Refused(_)) => {}
@@ -166,7 +188,7 @@ impl Asking {
         let message = answer(&parts.headers, body, id).await?;
         if let Some(error) = message.get("error") {
             let said = error.get("message").and_then(Value::as_str).unwrap_or("an error without a message");
-            return Err(Error::Refused(said.chars().filter(|c| !c.is_control()).take(200).collect()));
+            return Err(Error::Refused(clean(said)));
         }
         let result = message.get("result").cloned().ok_or_else(|| Error::Refused("its answer has no result".to_owned()))?;
         Ok((parts.headers, result))
@@ -179,9 +201,10 @@ impl Asking {
         body: Option<&Value>,
     ) -> Result<http::Response<hyper::body::Incoming>, Error> {
         let request = session.request(method, body)?;
-        let response = self.http.request(request).await.map_err(|error| Error::Unreachable(cause(&error)))?;
+        let response = self.http.request(request).await.map_err(|error| unreached(&error))?;
         match response.status() {
             status if status.is_success() => Ok(response),
+            status if status.is_redirection() => Err(Error::Refused(format!("HTTP {}: it redirects", status.as_u16()))),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(Error::Unauthorized(status.as_u16())),
             status if status.is_client_error() => Err(Error::Refused(format!("HTTP {}", status.as_u16()))),
             status => Err(Error::Unreachable(format!("HTTP {}", status.as_u16()))),
@@ -243,7 +266,7 @@ async fn answer(headers: &HeaderMap, body: hyper::body::Incoming, id: usize) -> 
     let mut body = body;
     let mut bytes = vec![];
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Error::Unreachable(cause(&error)))?;
+        let frame = frame.map_err(|error| unreached(&error))?;
         let Some(data) = frame.data_ref() else { continue };
         if bytes.len() + data.len() > LARGEST_ANSWER {
             return Err(Error::Refused(format!("its answer has more than {LARGEST_ANSWER} bytes")));
@@ -268,18 +291,102 @@ fn event(bytes: &[u8], id: usize) -> Option<Value> {
     })
 }
 
-/// What stands behind an error, in one line.
-fn cause(error: &dyn std::error::Error) -> String {
+/// Why nothing came back.
+fn unreached(error: &(dyn std::error::Error + 'static)) -> Error {
     let mut last = error;
-    while let Some(source) = last.source() {
+    loop {
+        let inner = last.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if last.is::<Refused>() || inner.is_some_and(|inner| inner.is::<Refused>()) {
+            return Error::UnsafeAddress;
+        }
+        let Some(source) = last.source() else { break };
         last = source;
     }
-    last.to_string()
+    Error::Unreachable(clean(&last.to_string()))
+}
+
+/// What somebody else wrote, short and on one line: a certificate names whom it likes.
+fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() && !"\u{2028}\u{2029}\u{feff}".contains(*c)).take(200).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn asking() -> Asking {
+        Asking::new(Reach { loopback: true, ..Reach::default() })
+    }
+
+    /// Answers every request alike, and counts them.
+    async fn answering(answer: &'static str) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        (url, asked)
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_where_nobody_may_be_asked() {
+        let (url, asked) = answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let error = Asking::new(Reach::default()).tools(&url, Some("secret")).await.unwrap_err();
+        assert_eq!((&error, error.failure()), (&Error::UnsafeAddress, Failure::UnsafeAddress));
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 0, "nothing was even connected to");
+        for url in ["http://169.254.169.254/latest/meta-data", "https://[fe80::1]/mcp", "http://[::ffff:169.254.169.254]/"] {
+            assert_eq!(asking().tools(url, None).await.unwrap_err(), Error::UnsafeAddress, "{url}");
+        }
+        let error = asking().tools(&url.replace("http://", "http://user:password@"), None).await.unwrap_err();
+        assert!(matches!(error, Error::Url(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_redirect_leads_nowhere() {
+        let (inner, asked) = answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let answer =
+            format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {inner}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        let (url, _) = answering(Box::leak(answer.into_boxed_str())).await;
+        let error = asking().tools(&url, None).await.unwrap_err();
+        assert_eq!((error.failure(), error.to_string().contains("redirects")), (Failure::NotListed, true), "{error}");
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_not_read_to_its_end() {
+        use axum::response::IntoResponse as _;
+        let endless = async || {
+            let chunks = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 65_536])));
+            ([("content-type", "application/json")], axum::body::Body::from_stream(chunks)).into_response()
+        };
+        let routes = axum::Router::new().route("/mcp", axum::routing::post(endless));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/mcp", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, routes).await });
+        let error = asking().tools(&url, None).await.unwrap_err();
+        assert!(error.to_string().contains("more than 4194304 bytes"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_a_server_says_of_an_error_is_short_and_on_one_line() {
+        let said = format!("a\\nb{}", "x".repeat(500));
+        let body = format!("{{\"jsonrpc\":\"2.0\",\"id\":2,\"error\":{{\"code\":1,\"message\":\"{said}\"}}}}");
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let (url, _) = answering(Box::leak(answer.into_boxed_str())).await;
+        let error = asking().tools(&url, None).await.unwrap_err();
+        let Error::Refused(said) = &error else { panic!("{error}") };
+        assert!(said.starts_with("abxxx") && said.len() == 200, "{said}");
+    }
 
     /// A server of the time before 2026-07-28, which lists two tools on two pages.
     async fn old_server() -> String {
@@ -313,7 +420,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_wants_to_be_greeted_is_greeted() {
-        let listed = Asking::new().tools(&old_server().await, None).await.unwrap();
+        let listed = asking().tools(&old_server().await, None).await.unwrap();
         assert_eq!(listed.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     }
 
@@ -322,7 +429,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/mcp", listener.local_addr().unwrap());
         drop(listener);
-        let error = Asking::new().tools(&url, None).await.unwrap_err();
+        let error = asking().tools(&url, None).await.unwrap_err();
         assert!(matches!(error, Error::Unreachable(_)), "{error}");
     }
 

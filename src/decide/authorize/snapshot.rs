@@ -55,8 +55,30 @@ pub struct Sheet {
 pub struct ServerSource {
     /// As it was written.
     pub spec: ToolServerSpec,
-    /// Tools that have changed.
-    pub stopped: Vec<String>,
+    /// Tools that are not called for now.
+    pub stopped: Vec<Stopped>,
+}
+
+/// A tool that is not called for now, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Its name.
+    pub tool: String,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a tool is not called for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Its server describes it otherwise than its pin says.
+    Changed,
+    /// Its server does not list it.
+    Missing,
+    /// Its pin was not yet compared with what the server says.
+    NotLookedAt,
+    /// What was last compared is too old, and the server does not answer.
+    NotReachable,
 }
 
 /// Compiles, and keeps what did not change.
@@ -130,7 +152,7 @@ pub struct Server {
     /// The same as a Cedar entity.
     pub uid: EntityUid,
     tools: BTreeMap<String, Arc<ToolFacts>>,
-    stopped: Vec<String>,
+    stopped: Vec<Stopped>,
     usable_from: Vec<String>,
     resources: Vec<ResourceClass>,
     /// Whether it is the API server itself, of which RBAC and not a scope says what is granted.
@@ -475,9 +497,8 @@ impl Snapshot {
             let message = format!("ToolServer `{}` lists no tool of this name, letter for letter", server.key);
             return Err(no(Code::UnknownTool, None, message, format!("it lists: {known}")));
         };
-        if server.stopped.iter().any(|stopped| *stopped == tool.name) {
-            let message = format!("tool `{}` is no longer what was reviewed: its description or schema has changed", tool.name);
-            return Err(no(Code::ToolChanged, None, message, "its owner must review it and pin it anew"));
+        if let Some(stopped) = server.stopped.iter().find(|stopped| stopped.tool == tool.name) {
+            return Err(stopped.no());
         }
         Ok((server.clone(), tool.clone()))
     }
@@ -495,6 +516,34 @@ impl Snapshot {
             }
         }
         found
+    }
+}
+
+impl Stopped {
+    fn no(&self) -> Box<No> {
+        let (code, why, help) = match self.why {
+            Why::Changed => (
+                Code::ToolChanged,
+                "is no longer what was reviewed: its description or schema has changed",
+                "its owner must review it and pin it anew",
+            ),
+            Why::Missing => (
+                Code::ToolChanged,
+                "is no longer what was reviewed: its server does not list it",
+                "its owner must review what has become of it",
+            ),
+            Why::NotLookedAt => (
+                Code::ToolNotVerified,
+                "is not looked at yet: nothing has compared it with what was reviewed",
+                "wait and try again: its server is being asked",
+            ),
+            Why::NotReachable => (
+                Code::ToolNotVerified,
+                "was not looked at for too long: its server does not say whether it is what was reviewed",
+                "wait and try again, or have its owner look at the status of the ToolServer",
+            ),
+        };
+        no(code, None, format!("tool `{}` {why}", self.tool), help)
     }
 }
 
