@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::{info, warn};
 
 use super::read::Read;
@@ -79,8 +79,8 @@ pub async fn keep(client: Client, instance: String, state: Arc<State>, tools: Ar
         ready("toolservers"),
     ];
     let [identities, scopes, tasks, policies, cluster_policies, servers] = handles;
-    let all = Arc::new(tokio::sync::Semaphore::new(0));
-    let told = |handle: Handle| (handle, all.clone());
+    let all = Told::default();
+    let told = |handle: Handle| (handle, &all);
     tokio::select! {
         () = watch::<AgentIdentity>(client.clone(), &keeping, told(identities)) => {}
         () = watch::<TaskScope>(client.clone(), &keeping, told(scopes)) => {}
@@ -96,6 +96,27 @@ pub async fn keep(client: Client, instance: String, state: Arc<State>, tools: Ar
 
 /// How many watches there are.
 const WATCHES: u32 = 6;
+
+/// How many watches have told all there is. Before every one has, nothing is compiled: what one of
+/// them would still tell may be what forbids.
+struct Told(Semaphore);
+
+impl Default for Told {
+    fn default() -> Self {
+        Self(Semaphore::new(0))
+    }
+}
+
+impl Told {
+    fn one(&self) {
+        self.0.add_permits(1);
+    }
+
+    async fn all(&self) {
+        // The semaphore is never closed. What was taken is given back, for the next who waits.
+        drop(self.0.acquire_many(WATCHES).await);
+    }
+}
 
 impl Seen {
     /// The tools that a task was granted at its start, compiled. What no longer compiles permits
@@ -119,11 +140,10 @@ impl Keeping {
 }
 
 /// Compiles what changed, once every watch has told all there is.
-async fn compile(keeping: &Arc<Keeping>, all: &tokio::sync::Semaphore, compiled: Handle) {
+async fn compile(keeping: &Arc<Keeping>, all: &Told, compiled: Handle) {
     let mut compiler = Compiler::default();
     let mut compiled = Some(compiled);
-    // The semaphore is never closed.
-    let _all = all.acquire_many(WATCHES).await;
+    all.all().await;
     loop {
         let mut sources = keeping.seen().sources.clone();
         keeping.tools.apply(&mut sources);
@@ -150,8 +170,8 @@ async fn compile(keeping: &Arc<Keeping>, all: &tokio::sync::Semaphore, compiled:
 }
 
 /// Says that what is known is current, while it is.
-async fn ask(client: &Client, keeping: &Keeping, all: &tokio::sync::Semaphore) {
-    let _all = all.acquire_many(WATCHES).await;
+async fn ask(client: &Client, keeping: &Keeping, all: &Told) {
+    all.all().await;
     loop {
         let now = Timestamp::now();
         let answered = matches!(tokio::time::timeout(ANSWER_WITHIN, client.apiserver_version()).await, Ok(Ok(_)));
@@ -176,7 +196,7 @@ trait Kept: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send
     }
 }
 
-async fn watch<K: Kept>(client: Client, keeping: &Arc<Keeping>, (ready, all): (Handle, Arc<tokio::sync::Semaphore>)) {
+async fn watch<K: Kept>(client: Client, keeping: &Arc<Keeping>, (ready, all): (Handle, &Told)) {
     let mut stream = watcher(Api::<Read<K>>::all(client), watcher::Config::default()).default_backoff().boxed();
     let mut ready = Some(ready);
     let mut fresh: Vec<Read<K>> = vec![];
@@ -192,7 +212,7 @@ async fn watch<K: Kept>(client: Client, keeping: &Arc<Keeping>, (ready, all): (H
                 gone.for_each(|(namespace, name)| K::remove(keeping, &namespace, &name));
                 keeping.seen().broken.remove(K::NAME);
                 if ready.take().is_some() {
-                    all.add_permits(WATCHES as usize * 2);
+                    all.one();
                 }
             }
             Ok(watcher::Event::Apply(object)) => {
@@ -383,5 +403,26 @@ impl Kept for AgentTask {
     fn known(keeping: &Keeping) -> Vec<(String, String)> {
         let all = keeping.state.subjects(|_| true);
         all.iter().map(|live| live.subject()).map(|subject| (subject.namespace.clone(), subject.name.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_compiled_before_every_watch_has_told_all_there_is() {
+        let told = Told::default();
+        let (mut compile, mut ask) = (Box::pin(told.all()), Box::pin(told.all()));
+        for _ in 1..WATCHES {
+            told.one();
+            assert_eq!((compile.as_mut().now_or_never(), ask.as_mut().now_or_never()), (None, None));
+        }
+        told.one();
+        assert_eq!(compile.as_mut().now_or_never(), Some(()));
+        assert_eq!(ask.as_mut().now_or_never(), Some(()), "the other one too");
+        assert_eq!(told.all().now_or_never(), Some(()), "and who comes later");
     }
 }
