@@ -19,7 +19,7 @@ use crate::place::{Outcome, Place, code};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const CEILING: &str = "[{apiGroups: [''], resources: [configmaps], verbs: [get, list, patch, delete]}]";
-const OBJECTS: &str = r#"
+pub(crate) const OBJECTS: &str = r#"
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: ledger, namespace: finance}
@@ -52,18 +52,20 @@ spec:
 "#;
 
 /// A control plane that asks the authorizer, with Mandate on it.
-struct Scene<'a> {
-    bed: &'a Bed,
-    authorizer: Process,
-    files: Files,
+pub(crate) struct Scene<'a> {
+    pub bed: &'a Bed,
+    pub authorizer: Process,
+    pub files: Files,
     _mandate: Mandate<'a>,
 }
 
 /// What the authorizer needs to run beside a bed.
-struct Files {
+pub(crate) struct Files {
     port: u16,
     admin: u16,
     dir: tempdir::Dir,
+    /// Further flags of the authorizer.
+    pub flags: Vec<String>,
 }
 
 /// A directory that goes with its owner.
@@ -79,10 +81,10 @@ mod tempdir {
 
 /// The bearer tokens of the API server and of a gateway, which these tests make up.
 const API_SERVER: &str = "token-of-the-api-server";
-const GATEWAY: &str = "token-of-a-gateway";
+pub(crate) const GATEWAY: &str = "token-of-a-gateway";
 
 impl Files {
-    fn write(failure_policy: &str) -> Result<Self> {
+    pub(crate) fn write(failure_policy: &str) -> Result<Self> {
         let [port, admin] = free_ports()?;
         let dir = tempdir::Dir(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("authorizer-{port}")));
         std::fs::create_dir_all(&dir.0)?;
@@ -124,19 +126,19 @@ impl Files {
             ],
         });
         write("authorization.yaml", &configuration.to_string())?;
-        Ok(Self { port, admin, dir })
+        Ok(Self { port, admin, dir, flags: vec![] })
     }
 
     fn path(&self, name: &str) -> String {
         self.dir.0.join(name).display().to_string()
     }
 
-    async fn bed(&self, name: &str) -> Result<Bed> {
+    pub(crate) async fn bed(&self, name: &str) -> Result<Bed> {
         let flag = format!("--authorization-config={}", self.path("authorization.yaml"));
         Bed::options(name).apiserver_flag(flag).start().await
     }
 
-    async fn start(&self, bed: &Bed) -> Result<Process> {
+    pub(crate) async fn start(&self, bed: &Bed) -> Result<Process> {
         let kubeconfig = bed.service_account_kubeconfig(NAMESPACE, "mandate-authorizer").await?;
         let (listen, admin) = (format!("127.0.0.1:{}", self.port), format!("127.0.0.1:{}", self.admin));
         let (cert, key, trust, audit) = (self.path("tls.crt"), self.path("tls.key"), self.path("trust.yaml"), self.path("audit"));
@@ -159,13 +161,14 @@ impl Files {
             "--audit-dir",
             &audit,
         ];
+        let args: Vec<&str> = args.into_iter().chain(self.flags.iter().map(String::as_str)).collect();
         let authorizer = bed.process("authorizer", install::binary()?, &args, &[])?;
         install::ready(bed, "authorizer", self.admin).await?;
         Ok(authorizer)
     }
 
     /// Asks by AuthZEN, and gives back status and answer.
-    fn ask(&self, bearer: &str, subject: &Value, tool: &str) -> Result<(String, Value)> {
+    pub(crate) fn ask(&self, bearer: &str, subject: &Value, tool: &str) -> Result<(String, Value)> {
         let body = json!({"subject": subject, "action": {"name": "tools/call"}, "resource": {"type": "tool", "id": tool}});
         let url = format!("https://127.0.0.1:{}/access/v1/evaluation", self.port);
         let output = std::process::Command::new("curl")
@@ -195,7 +198,7 @@ impl Files {
 }
 
 impl<'a> Scene<'a> {
-    async fn on(bed: &'a Bed, files: Files) -> Result<Self> {
+    pub(crate) async fn on(bed: &'a Bed, files: Files) -> Result<Self> {
         let mandate = Mandate::install(bed, &["finance"], CEILING).await?;
         let authorizer = files.start(bed).await?;
         install::apply(&bed.admin(), OBJECTS).await?;
@@ -203,7 +206,7 @@ impl<'a> Scene<'a> {
     }
 
     /// Starts a task, and gives back one of its credentials.
-    async fn start(&self, name: &str, credential: &str) -> Result<String> {
+    pub(crate) async fn start(&self, name: &str, credential: &str) -> Result<String> {
         let task = json!({
             "apiVersion": "mandate.dev/v1alpha1", "kind": "AgentTask", "metadata": {"name": name, "namespace": "finance"},
             "spec": {"agent": "bot", "scope": "keep", "objective": "Keep the ledger"},

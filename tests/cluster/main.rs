@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`place`] has the words the tests are written in, [`lifecycle`] what Mandate
 //! is for; then [`hostile`], [`admission`], [`schema`], [`crash`] with its [`gate`], [`absent`],
-//! [`workloads`], [`chart`], [`vap`], [`parity`].
+//! [`workloads`], [`chart`], [`vap`], [`parity`], [`tools`].
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
 #[path = "../bed/mod.rs"]
@@ -35,5 +35,6 @@ mod policies;
 mod schema;
 mod schemas;
 mod standing;
+mod tools;
 mod vap;
 mod workloads;
