@@ -375,4 +375,11 @@ fn a_tool_that_is_no_longer_what_was_reviewed_stops_until_it_is_again() {
     let (_, answer) = until(&mut bed, false);
     permitted(&answer);
     assert!(bed.authorizer_log().contains("a tool is again what was reviewed"), "{}", bed.authorizer_log());
+
+    // One that has never heard the server permits nothing that is pinned, and goes on with the rest.
+    bed.stop_server();
+    bed.start_authorizer(&["--tools-every", "1s"]);
+    let (_, answer) = error(&bed.client(json!({"do": "post", "body": call(SEARCH, search())})));
+    let data = &answer["error"]["data"];
+    assert_eq!((&data["reasons"][0]["code"], &data["nextAction"]), (&json!("ToolNotVerified"), &json!("retry")), "{answer}");
 }

@@ -412,3 +412,6 @@ pub fn events(old: &ToolServerStatus, new: &ToolServerStatus, known: &Known) -> 
     }
     told
 }
+
+#[cfg(test)]
+mod tests;

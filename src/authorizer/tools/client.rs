@@ -7,6 +7,7 @@
 //! here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -25,8 +26,10 @@ use crate::decide::drift::Failure;
 
 /// How long everything about one server may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Longest answer, in bytes.
-const LARGEST_ANSWER: usize = 4 << 20;
+/// Most bytes of all answers of one server: what it lists is held while it is compared.
+const MOST_BYTES: usize = 2 << 20;
+/// Most tools that it may list.
+const MOST_TOOLS: usize = 4096;
 /// Most pages of a list.
 const MOST_PAGES: usize = 64;
 /// The protocol in which every request stands by itself.
@@ -141,6 +144,9 @@ impl Asking {
                 return Err(Error::Refused("its answer has no `tools`".to_owned()));
             };
             tools.extend(listed.into_iter().filter_map(Listed::read));
+            if tools.len() > MOST_TOOLS {
+                return Err(Error::Refused(format!("it lists more than {MOST_TOOLS} tools")));
+            }
             cursor = match result.get_mut("nextCursor").map(Value::take) {
                 None | Some(Value::Null) => return Ok(tools),
                 next => next,
@@ -151,7 +157,7 @@ impl Asking {
 
     /// Opens a session as it was done before 2026-07-28.
     async fn greet<'a>(&self, uri: http::Uri, token: Option<&'a str>) -> Result<Session<'a>, Error> {
-        let mut session = Session { uri, token, version: None, id: None };
+        let mut session = Session { version: None, ..Session::modern(uri, token) };
         let params = json!({"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": client_info()});
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params});
         let (headers, result) = self.post(&session, &body, 1).await?;
@@ -185,7 +191,7 @@ impl Asking {
 
     async fn post(&self, session: &Session<'_>, body: &Value, id: usize) -> Result<(HeaderMap, Value), Error> {
         let (parts, body) = self.send(session, Method::POST, Some(body)).await?.into_parts();
-        let message = answer(&parts.headers, body, id).await?;
+        let message = answer(&parts.headers, body, id, &session.left).await?;
         if let Some(error) = message.get("error") {
             let said = error.get("message").and_then(Value::as_str).unwrap_or("an error without a message");
             return Err(Error::Refused(clean(said)));
@@ -219,11 +225,13 @@ struct Session<'a> {
     /// The protocol, once it is agreed on.
     version: Option<String>,
     id: Option<HeaderValue>,
+    /// How many bytes it may still answer with.
+    left: AtomicUsize,
 }
 
 impl<'a> Session<'a> {
     fn modern(uri: http::Uri, token: Option<&'a str>) -> Self {
-        Self { uri, token, version: Some(MODERN.to_owned()), id: None }
+        Self { uri, token, version: Some(MODERN.to_owned()), id: None, left: MOST_BYTES.into() }
     }
 
     fn is_modern(&self) -> bool {
@@ -259,33 +267,46 @@ fn client_info() -> Value {
     json!({"name": "mandate", "version": env!("CARGO_PKG_VERSION")})
 }
 
-/// The message with an id, of a body that is JSON or a stream of events.
-async fn answer(headers: &HeaderMap, body: hyper::body::Incoming, id: usize) -> Result<Value, Error> {
+/// The message with an id, of a body that is JSON or a stream of events; `left` is how many bytes
+/// it may have.
+async fn answer(headers: &HeaderMap, body: hyper::body::Incoming, id: usize, left: &AtomicUsize) -> Result<Value, Error> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let streams = kind.starts_with("text/event-stream");
     let mut body = body;
-    let mut bytes = vec![];
+    let (mut bytes, mut read) = (vec![], 0);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| unreached(&error))?;
         let Some(data) = frame.data_ref() else { continue };
-        if bytes.len() + data.len() > LARGEST_ANSWER {
-            return Err(Error::Refused(format!("its answer has more than {LARGEST_ANSWER} bytes")));
-        }
+        let before = left.load(Ordering::Relaxed);
+        let Some(after) = before.checked_sub(data.len()) else {
+            return Err(Error::Refused(format!("its answers have more than {MOST_BYTES} bytes")));
+        };
+        left.store(after, Ordering::Relaxed);
         bytes.extend_from_slice(data);
         // A stream may stay open after the answer.
-        if streams && let Some(message) = event(&bytes, id) {
-            return Ok(message);
+        if streams && let Some(end) = last_end(&bytes, read.max((bytes.len() - data.len()).saturating_sub(3))) {
+            // Each byte is read once, however it comes.
+            let whole = &bytes[read..end];
+            read = end;
+            if let Some(message) = event(whole, id) {
+                return Ok(message);
+            }
         }
     }
     let none = || Error::Refused("its answer is no JSON-RPC message".to_owned());
-    if streams { event(&bytes, id).ok_or_else(none) } else { strict::read(&bytes).map_err(|_| none()) }
+    if streams { Err(none()) } else { strict::read(&bytes).map_err(|_| none()) }
 }
 
-/// The message with an id among the events that have come whole.
+/// Where the last event ends that has come whole, of those that end behind `from`.
+fn last_end(bytes: &[u8], from: usize) -> Option<usize> {
+    let ends = |end: &usize| bytes[from..*end].ends_with(b"\n\n") || bytes[from..*end].ends_with(b"\n\r\n");
+    (from..=bytes.len()).rev().find(ends)
+}
+
+/// The message with an id among events that have come whole.
 fn event(bytes: &[u8], id: usize) -> Option<Value> {
     let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
-    let whole = text.rfind("\n\n")?;
-    text[..whole].split("\n\n").find_map(|event| {
+    text.split("\n\n").find_map(|event| {
         let data: Vec<&str> = event.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim_start).collect();
         strict::read(data.join("\n").as_bytes()).ok().filter(|message| message["id"] == id)
     })
@@ -319,15 +340,15 @@ mod tests {
     }
 
     /// Answers every request alike, and counts them.
-    async fn answering(answer: &'static str) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
+    async fn answering(answer: &'static str) -> (String, Arc<AtomicUsize>) {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/mcp", listener.local_addr().unwrap());
-        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let asked = Arc::new(AtomicUsize::new(0));
         let count = asked.clone();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                count.fetch_add(1, Ordering::SeqCst);
                 let _ = stream.read(&mut [0; 4096]).await;
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
@@ -340,7 +361,7 @@ mod tests {
         let (url, asked) = answering("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         let error = Asking::new(Reach::default()).tools(&url, Some("secret")).await.unwrap_err();
         assert_eq!((&error, error.failure()), (&Error::UnsafeAddress, Failure::UnsafeAddress));
-        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 0, "nothing was even connected to");
+        assert_eq!(asked.load(Ordering::SeqCst), 0, "nothing was even connected to");
         for url in ["http://169.254.169.254/latest/meta-data", "https://[fe80::1]/mcp", "http://[::ffff:169.254.169.254]/"] {
             assert_eq!(asking().tools(url, None).await.unwrap_err(), Error::UnsafeAddress, "{url}");
         }
@@ -356,7 +377,7 @@ mod tests {
         let (url, _) = answering(Box::leak(answer.into_boxed_str())).await;
         let error = asking().tools(&url, None).await.unwrap_err();
         assert_eq!((error.failure(), error.to_string().contains("redirects")), (Failure::NotListed, true), "{error}");
-        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 0);
+        assert_eq!(asked.load(Ordering::SeqCst), 0);
     }
 
     #[tokio::test]
@@ -371,7 +392,7 @@ mod tests {
         let url = format!("http://{}/mcp", listener.local_addr().unwrap());
         tokio::spawn(async { axum::serve(listener, routes).await });
         let error = asking().tools(&url, None).await.unwrap_err();
-        assert!(error.to_string().contains("more than 4194304 bytes"), "{error}");
+        assert!(error.to_string().contains("more than 2097152 bytes"), "{error}");
     }
 
     #[tokio::test]
@@ -440,6 +461,7 @@ mod tests {
         assert_eq!(event(stream, 2), Some(json!({"jsonrpc": "2.0", "id": 2, "result": {}})));
         assert_eq!(event(stream, 3), None);
         // One that has not come whole is none yet.
-        assert_eq!(event(b"data: {\"id\":2}\n", 2), None);
+        assert_eq!(last_end(b"data: {\"id\":2}\n", 0), None);
+        assert_eq!(last_end(b"data: 1\n\ndata: 2\r\n\r\ndata: 3\n", 0), Some(20));
     }
 }
