@@ -345,3 +345,6 @@ impl Watched {
         self
     }
 }
+
+#[cfg(test)]
+mod tests;
