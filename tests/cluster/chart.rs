@@ -204,6 +204,30 @@ fn the_example_values_guard_what_they_say() {
 }
 
 #[test]
+fn the_chart_says_where_mcp_servers_may_be_asked() {
+    let authorizer = |tools: Value| -> Vec<String> {
+        let rendered = template(&json!({"authorizer": {"tools": tools}})).unwrap();
+        let is_it = |object: &&DynamicObject| {
+            object.name_any() == "mandate-authorizer" && object.types.as_ref().is_some_and(|types| types.kind == "Deployment")
+        };
+        let args = &rendered.iter().find(is_it).unwrap().data["spec"]["template"]["spec"]["containers"][0]["args"];
+        let args = args.as_array().unwrap().iter().map(|arg| arg.as_str().unwrap().to_owned());
+        args.filter(|arg| arg.starts_with("--tools-")).collect()
+    };
+    assert_eq!(authorizer(json!({})), ["--tools-every=30s", "--tools-keep=15m"]);
+    let named = authorizer(json!({"keep": "1h", "addresses": ["10.0.0.0/8", "fd00::/8"], "http": ["10.96.0.0/12"]}));
+    let expected = [
+        "--tools-every=30s",
+        "--tools-keep=1h",
+        "--tools-address=10.0.0.0/8",
+        "--tools-address=fd00::/8",
+        "--tools-http=10.96.0.0/12",
+    ];
+    assert_eq!(named, expected);
+    assert!(template(&json!({"authorizer": {"tools": {"addresses": ["10.0.0.0/8 --trust=x"]}}})).is_err());
+}
+
+#[test]
 fn the_chart_passes_helms_own_check() {
     let values = values().to_string();
     let args = ["lint", "--strict", CHART, "--namespace", NAMESPACE, "--set-json", &values];
