@@ -31,7 +31,7 @@ use reach::Reach;
 /// How often servers are asked, where nothing else is said.
 pub const EVERY: Duration = Duration::from_secs(30);
 /// How long what a server last said counts while it does not answer, where nothing else is said.
-pub const KEPT: Duration = Duration::from_mins(15);
+pub const KEPT: Duration = Duration::from_secs(15 * 60);
 /// Most servers that are asked at once, of those that answered last, and as many of the others:
 /// who writes many ToolServers that hang must not keep the rest waiting.
 const AT_ONCE: usize = 8;

@@ -49,7 +49,7 @@ pub(super) enum Role {
         webhook: WebhookArgs,
     },
     /// Decide the actions of agents when they happen
-    Authorizer(super::authorizer::Args),
+    Authorizer(Box<super::authorizer::Args>),
     /// Controller and webhook in one process, for a laptop. Each role acts as its own ServiceAccount by
     /// impersonation, so that the user of the kubeconfig needs the right to impersonate them
     All {
@@ -140,7 +140,7 @@ pub(super) fn run(role: Role) -> anyhow::Result<Outcome> {
         let result = match role {
             Role::Controller { common, controller } => process(common, false, Some(controller), None, counted, traces).await,
             Role::Webhook { common, webhook } => process(common, false, None, Some(webhook), counted, traces).await,
-            Role::Authorizer(args) => super::authorizer::run(args, counted, traces).await,
+            Role::Authorizer(args) => super::authorizer::run(*args, counted, traces).await,
             Role::All { common, controller, webhook } => {
                 process(common, true, Some(controller), Some(webhook), counted, traces).await
             }

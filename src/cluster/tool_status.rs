@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// A look at the least so often: what could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
 /// How long until a status that could not be written is tried again.
-const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_mins(5) };
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(300) };
 
 /// The ToolServers as they were last seen.
 pub struct Statuses {
