@@ -10,12 +10,14 @@
 //! and an enforcement point that fails open would let everything through.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::Parser as _;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use tokio::net::TcpListener;
@@ -126,6 +128,34 @@ pub(super) struct Args {
     admin: SocketAddr,
 }
 
+/// The authorizer beside the other roles, on a laptop: what is not said here is as by default.
+#[derive(Debug, clap::Args)]
+pub(super) struct Beside {
+    /// Address of the authorizer (HTTPS)
+    #[arg(long, default_value = "127.0.0.1:8444")]
+    authorizer_listen: SocketAddr,
+    /// Directory of the audit log of decisions; without it nothing is decided at run time
+    #[arg(long, value_name = "DIR", env = "MANDATE_AUDIT_DIR")]
+    audit_dir: Option<PathBuf>,
+}
+
+impl Beside {
+    /// The same as the authorizer's own flags; none where there is no audit log.
+    pub(super) fn args(&self, namespace: &str, hosts: &[String]) -> anyhow::Result<Option<Box<Args>>> {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            args: Args,
+        }
+        let Some(dir) = &self.audit_dir else { return Ok(None) };
+        let mut given =
+            vec!["authorizer".into(), "--mandate-namespace".into(), namespace.into(), "--audit-dir".into(), dir.into()];
+        given.extend(["--listen".into(), OsString::from(self.authorizer_listen.to_string())]);
+        given.extend(hosts.iter().flat_map(|host| ["--host".into(), host.into()]));
+        Ok(Some(Box::new(Alone::try_parse_from(given)?.args)))
+    }
+}
+
 /// An address that only the pod itself reaches: tokens of agents come there.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|error| format!("{error}"))?;
@@ -174,63 +204,112 @@ fn bound(text: &str) -> Result<api::Duration, String> {
     (1..=3600).contains(&bound.as_secs()).then_some(bound).ok_or_else(|| "must lie between `1s` and `1h`".to_owned())
 }
 
-pub(super) async fn run(args: Args, Counted { registry, metrics }: Counted, traces: Traces) -> anyhow::Result<()> {
+/// What the authorizer shares with the other roles of its process.
+pub(super) struct Room {
+    /// None where manifests are decided by.
+    pub client: Option<Client>,
+    pub metrics: Arc<Metrics>,
+    pub traces: Traces,
+    pub readiness: Readiness,
+    pub stop: Stop,
+}
+
+pub(super) async fn run(args: Box<Args>, Counted { registry, metrics }: Counted, traces: Traces) -> anyhow::Result<()> {
     let stop = Stop::on_signals()?;
     let readiness = Readiness::new();
-    let certified = readiness.handle("certificate");
-    let clients = clients(args.client_ca_file.as_deref())?;
     let client = match args.manifests.is_empty() {
         true => Some(connect(&Target { kubeconfig: args.kubeconfig.clone(), context: None, act_as: None }).await?),
         false => None,
     };
-    let trust = trust(args.trust.as_deref(), client.as_ref())?;
-    let log = Log::open(&audit_settings(&args)).context("opening the audit log")?;
-    let past = Past::read(&args.audit_dir, Timestamp::now()).context("reading in the audit log what tasks have done")?;
-    let state = Arc::new(State::after(past).stale_after(args.stale_after.into()));
-    let tools = Arc::new(tools::Watch::new(tool_settings(&args)));
-    let sources = Sources::begin(&args, client.clone(), &state, &tools, &readiness).await?;
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
-    let authorizer = Authorizer::new(state.clone(), trust, Some(log.clone())).counted(metrics.clone()).traced(traces);
-    let authorizer = Arc::new(authorizer);
-    let envoy = door::envoy::router(authorizer.clone());
-    let authzen = door::authzen::router(authorizer.clone(), args.url.as_deref());
-    let app = authzen.merge(door::kubernetes::router(authorizer)).merge(envoy.clone());
-    // Without a cluster nothing has to learn that the process is leaving.
-    let linger = if client.is_some() { Limits::default().linger } else { Duration::ZERO };
-    let limits = Limits { linger, ..Limits::default() };
-    let beside = match args.envoy_listen {
-        None => None,
-        Some(address) => {
-            let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
-            Some(tokio::spawn(serve::h2c(listener, envoy, stop.clone(), limits)))
-        }
-    };
-    let serving = Serving::new();
-    let certificate = certificate(&args, client.clone(), serving.clone(), metrics.clone(), certified, stop.clone());
-    let shown = {
-        let (state, log) = (state.clone(), log.clone());
-        Box::new(move || debug_state(&state, &log)) as admin::DebugState
-    };
-    let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: Some(shown) };
+    let room = Room { client, metrics, traces, readiness: readiness.clone(), stop: stop.clone() };
+    let authorizer = Deciding::begin(&args, room).await?;
+    let pages = Admin { readiness, stop, registry, state: Some(authorizer.shown()) };
     let (end_admin, admin_ends) = Stop::new();
     let admin = TcpListener::bind(args.admin).await.with_context(|| format!("listening on {}", args.admin))?;
     // Of port 0 only the listeners know what became.
-    info!(address = %listener.local_addr()?, admin = %admin.local_addr()?, "answering");
+    info!(address = %authorizer.listener.local_addr()?, admin = %admin.local_addr()?, "answering");
     let admin = tokio::spawn(admin::serve(admin, pages, admin_ends));
-    let served = serve::https_to(listener, app, serving, &clients, stop.clone(), limits);
-    tokio::select! {
-        ended = served => { let _ = ended?; }
-        kept = sources.keep(state.clone(), tools.clone(), &readiness) => kept?,
-        () = tools.run() => {}
-        () = count(&state, &log, &metrics) => {}
-        kept = async { kept(certificate.await, &stop).await } => kept?,
-    }
-    if let Some(beside) = beside {
-        let _ = beside.await;
-    }
+    let result = authorizer.run(&args).await;
     end_admin.stop();
     let _ = admin.await;
-    log.close().await.context("closing the audit log")
+    result
+}
+
+/// An authorizer that has begun, and answers once it runs.
+pub(super) struct Deciding {
+    room: Room,
+    certified: Handle,
+    clients: Clients,
+    trust: Trust,
+    log: Log,
+    state: Arc<State>,
+    tools: Arc<tools::Watch>,
+    sources: Sources,
+    listener: TcpListener,
+    /// For a gateway in the same pod.
+    beside: Option<TcpListener>,
+}
+
+impl Deciding {
+    /// Opens and reads what is there at the start.
+    ///
+    /// # Errors
+    /// What of it cannot be opened, read or listened on.
+    pub(super) async fn begin(args: &Args, room: Room) -> anyhow::Result<Self> {
+        let certified = room.readiness.handle("certificate");
+        let clients = clients(args.client_ca_file.as_deref())?;
+        let trust = trust(args.trust.as_deref(), room.client.as_ref())?;
+        let log = Log::open(&audit_settings(args)).context("opening the audit log")?;
+        let past = Past::read(&args.audit_dir, Timestamp::now()).context("reading in the audit log what tasks have done")?;
+        let state = Arc::new(State::after(past).stale_after(args.stale_after.into()));
+        let tools = Arc::new(tools::Watch::new(tool_settings(args)));
+        let sources = Sources::begin(args, room.client.clone(), &state, &tools, &room.readiness).await?;
+        let listen = async |address| TcpListener::bind(address).await.with_context(|| format!("listening on {address}"));
+        let listener = listen(args.listen).await?;
+        let beside = match args.envoy_listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        Ok(Self { room, certified, clients, trust, log, state, tools, sources, listener, beside })
+    }
+
+    /// What the page of its state shows.
+    fn shown(&self) -> admin::DebugState {
+        let (state, log) = (self.state.clone(), self.log.clone());
+        Box::new(move || debug_state(&state, &log))
+    }
+
+    /// Answers until it is told to stop.
+    ///
+    /// # Errors
+    /// What it cannot go on without.
+    pub(super) async fn run(self, args: &Args) -> anyhow::Result<()> {
+        let Self { room, certified, clients, trust, log, state, tools, sources, listener, beside } = self;
+        let Room { client, metrics, traces, readiness, stop } = room;
+        let authorizer = Authorizer::new(state.clone(), trust, Some(log.clone())).counted(metrics.clone()).traced(traces);
+        let authorizer = Arc::new(authorizer);
+        let envoy = door::envoy::router(authorizer.clone());
+        let authzen = door::authzen::router(authorizer.clone(), args.url.as_deref());
+        let app = authzen.merge(door::kubernetes::router(authorizer)).merge(envoy.clone());
+        // Without a cluster nothing has to learn that the process is leaving.
+        let linger = if client.is_some() { Limits::default().linger } else { Duration::ZERO };
+        let limits = Limits { linger, ..Limits::default() };
+        let beside = beside.map(|listener| tokio::spawn(serve::h2c(listener, envoy, stop.clone(), limits)));
+        let serving = Serving::new();
+        let certificate = certificate(args, client, serving.clone(), metrics.clone(), certified, stop.clone());
+        let served = serve::https_to(listener, app, serving, &clients, stop.clone(), limits);
+        tokio::select! {
+            ended = served => { let _ = ended?; }
+            kept = sources.keep(state.clone(), tools.clone(), &readiness) => kept?,
+            () = tools.run() => {}
+            () = count(&state, &log, &metrics) => {}
+            kept = async { kept(certificate.await, &stop).await } => kept?,
+        }
+        if let Some(beside) = beside {
+            let _ = beside.await;
+        }
+        log.close().await.context("closing the audit log")
+    }
 }
 
 fn audit_settings(args: &Args) -> audit::Settings {

@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use super::Outcome;
+use super::authorizer::{Deciding, Room};
 use crate::clock::Clock;
 use crate::cluster::certificate::{self, Lives, Own, Settings};
 use crate::cluster::connect::{Target, connect};
@@ -50,7 +51,7 @@ pub(super) enum Role {
     },
     /// Decide the actions of agents when they happen
     Authorizer(Box<super::authorizer::Args>),
-    /// Controller and webhook in one process, for a laptop. Each role acts as its own ServiceAccount by
+    /// All three in one process, for a laptop; the authorizer where it gets an --audit-dir. Each role acts as its own ServiceAccount by
     /// impersonation, so that the user of the kubeconfig needs the right to impersonate them
     All {
         #[command(flatten)]
@@ -59,6 +60,8 @@ pub(super) enum Role {
         controller: ControllerArgs,
         #[command(flatten)]
         webhook: WebhookArgs,
+        #[command(flatten)]
+        authorizer: super::authorizer::Beside,
     },
 }
 
@@ -138,11 +141,17 @@ pub(super) fn run(role: Role) -> anyhow::Result<Outcome> {
         let sending = Sending::begin(role.service(), &counted.registry, &counted.metrics)?;
         let traces = sending.traces();
         let result = match role {
-            Role::Controller { common, controller } => process(common, false, Some(controller), None, counted, traces).await,
-            Role::Webhook { common, webhook } => process(common, false, None, Some(webhook), counted, traces).await,
-            Role::Authorizer(args) => super::authorizer::run(*args, counted, traces).await,
-            Role::All { common, controller, webhook } => {
-                process(common, true, Some(controller), Some(webhook), counted, traces).await
+            Role::Controller { common, controller } => {
+                process(common, false, Roles { controller: Some(controller), ..Roles::default() }, counted, traces).await
+            }
+            Role::Webhook { common, webhook } => {
+                process(common, false, Roles { webhook: Some(webhook), ..Roles::default() }, counted, traces).await
+            }
+            Role::Authorizer(args) => super::authorizer::run(args, counted, traces).await,
+            Role::All { common, controller, webhook, authorizer } => {
+                let authorizer = authorizer.args(&common.namespace, &webhook.hosts)?;
+                let roles = Roles { controller: Some(controller), webhook: Some(webhook), authorizer };
+                process(common, true, roles, counted, traces).await
             }
         };
         sending.end().await;
@@ -171,11 +180,18 @@ impl Process {
     }
 }
 
+/// The roles of one process.
+#[derive(Default)]
+struct Roles {
+    controller: Option<ControllerArgs>,
+    webhook: Option<WebhookArgs>,
+    authorizer: Option<Box<super::authorizer::Args>>,
+}
+
 async fn process(
     common: Common,
     impersonate: bool,
-    controller: Option<ControllerArgs>,
-    webhook: Option<WebhookArgs>,
+    Roles { controller, webhook, authorizer }: Roles,
     Counted { registry, metrics }: Counted,
     traces: Traces,
 ) -> anyhow::Result<()> {
@@ -184,6 +200,7 @@ async fn process(
     // Before anybody can ask: a process that waits for nothing yet would count as ready.
     let controller = controller.map(|args| (args, readiness.handle("controller")));
     let webhook = webhook.map(|args| (args, readiness.handle("certificate")));
+    let authorizer = authorizer.map(|args| (args, readiness.handle("authorizer")));
     let listener = listen(common.admin).await?;
     let (end_admin, admin_ends) = Stop::new();
     let pages = Admin { readiness: readiness.clone(), stop: stop.clone(), registry, state: None };
@@ -193,7 +210,8 @@ async fn process(
         let controller = async { optional(controller, |(args, ready)| work(&process, args, ready)).await };
         let webhook = async { optional(webhook, |(args, ready)| review(&process, args, ready)).await };
         // Where one role fails, the process ends: half a Mandate would look like a whole one.
-        tokio::try_join!(controller, webhook).map(|_| ())
+        let authorizer = async { optional(authorizer, |(args, ready)| decide(&process, args, ready)).await };
+        tokio::try_join!(controller, webhook, authorizer).map(|_| ())
     };
     let result = roles.await;
     end_admin.stop();
@@ -210,6 +228,21 @@ async fn optional<A, F: Future<Output = anyhow::Result<()>>>(args: Option<A>, ro
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))
+}
+
+async fn decide(process: &Process, args: Box<super::authorizer::Args>, ready: Handle) -> anyhow::Result<()> {
+    let Process { metrics, traces, readiness, stop, .. } = process;
+    let room = Room {
+        client: Some(process.client(install::AUTHORIZER).await?),
+        metrics: metrics.clone(),
+        traces: traces.clone(),
+        readiness: readiness.clone(),
+        stop: stop.clone(),
+    };
+    let authorizer = Deciding::begin(&args, room).await?;
+    // From here it waits under names of its own.
+    drop(ready);
+    authorizer.run(&args).await
 }
 
 /// How long a replica tries to get the Lease before it counts as ready to stand by.

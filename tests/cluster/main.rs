@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`place`] has the words the tests are written in, [`lifecycle`] what Mandate
 //! is for; then [`hostile`], [`admission`], [`schema`], [`crash`] with its [`gate`], [`absent`],
-//! [`workloads`], [`chart`], [`vap`], [`parity`], [`tools`].
+//! [`workloads`], [`all`], [`chart`], [`vap`], [`parity`], [`tools`].
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
 #[path = "../bed/mod.rs"]
@@ -22,6 +22,7 @@ mod seen;
 
 mod absent;
 mod admission;
+mod all;
 mod authorizer;
 mod chart;
 mod crash;
