@@ -9,6 +9,7 @@
 //! looked at then. Nothing is kept in memory that is not found again in the cluster.
 
 mod backoff;
+mod family;
 mod identity;
 mod roles;
 mod scan;
@@ -46,6 +47,7 @@ use crate::serve::readiness::Handle;
 use crate::telemetry::otlp::{Span, SpanKind, Traces};
 
 use backoff::Backoff;
+use family::Family;
 
 /// How many tasks are worked on at once.
 const CONCURRENCY: u16 = 32;
@@ -62,6 +64,7 @@ struct Context {
     metrics: Arc<Metrics>,
     traces: Traces,
     backoff: Backoff,
+    family: Family,
     identities: Store<AgentIdentity>,
     scopes: Store<TaskScope>,
     policies: Store<AgentPolicy>,
@@ -123,9 +126,10 @@ pub async fn run(
 ) -> Result<(), ControllerError> {
     let (changed, changes) = mpsc::channel::<ObjectRef<AgentTask>>(QUEUE);
     let (tasks, task_writer) = reflector::store::<AgentTask>();
+    let family = Family::new(tasks.clone());
     let (identities, identity_watch) = known::<AgentIdentity>(
         &client,
-        &tasks,
+        &family,
         &changed,
         |task, identity| task.spec.agent == identity.name_any() && task.namespace() == identity.namespace(),
         News::Always,
@@ -134,17 +138,17 @@ pub async fn run(
     let roles_news = Arc::new(Notify::new());
     let (scopes, scope_watch) = known::<TaskScope>(
         &client,
-        &tasks,
+        &family,
         &changed,
         |task, scope| task.spec.scope == scope.name_any() && task.namespace() == scope.namespace(),
         News::Always,
         Some(roles_news.clone()),
     );
     let (policies, policy_watch) =
-        known::<AgentPolicy>(&client, &tasks, &changed, |task, policy| task.namespace() == policy.namespace(), News::Spec, None);
+        known::<AgentPolicy>(&client, &family, &changed, |task, policy| task.namespace() == policy.namespace(), News::Spec, None);
     let (cluster_policies, cluster_policy_watch) = known::<ClusterAgentPolicy>(
         &client,
-        &tasks,
+        &family,
         &changed,
         |task, policy| policy.spec.holds_in(&task.namespace().unwrap_or_default()),
         News::Spec,
@@ -154,6 +158,7 @@ pub async fn run(
     let (accounts_synced, accounts_are) = oneshot::channel();
     let (roles_synced, roles_are) = oneshot::channel();
     let (bindings_synced, bindings_are) = oneshot::channel();
+    let below = changed.clone();
     let owner = |meta: Option<&ObjectMeta>| meta.map_or_else(|| all(&tasks), |meta| observe::task_of(meta).into_iter().collect());
     let account_watch = observe::watch::<ServiceAccount>(
         client.clone(),
@@ -180,6 +185,7 @@ pub async fn run(
         metrics: metrics.clone(),
         traces,
         backoff: Backoff::default(),
+        family: family.clone(),
         identities: identities.clone(),
         scopes: scopes.clone(),
         policies: policies.clone(),
@@ -213,7 +219,9 @@ pub async fn run(
         let task_stream = readable::<AgentTask>(client.clone(), tasks.clone())
             .modify(|task| task.managed_fields_mut().clear())
             .reflect(task_writer)
-            .touched_objects();
+            .touched_objects()
+            .then(move |task| tell_below(task, family.clone(), below.clone()))
+            .boxed();
         let work_on_tasks = Controller::for_stream(task_stream, tasks.clone())
             .with_config(Config::default().concurrency(CONCURRENCY))
             .reconcile_on(changes)
@@ -257,6 +265,22 @@ enum News {
     Spec,
 }
 
+/// Names the tasks below one that has changed: they end with it, and not when they next look.
+async fn tell_below(
+    task: watcher::Result<AgentTask>,
+    family: Family,
+    mut changed: mpsc::Sender<ObjectRef<AgentTask>>,
+) -> watcher::Result<AgentTask> {
+    if let Ok(task) = &task {
+        family.saw(task);
+        for below in family.below(&task.namespace().unwrap_or_default(), &task.name_any()) {
+            // Nobody listens any more only where the process ends.
+            let _ = changed.send(below).await;
+        }
+    }
+    task
+}
+
 fn all(tasks: &Store<AgentTask>) -> Vec<ObjectRef<AgentTask>> {
     tasks.state().iter().map(|task| ObjectRef::from_obj(task.as_ref())).collect()
 }
@@ -272,7 +296,7 @@ fn bound_to(role: &ObjectMeta, tasks: &Store<AgentTask>) -> Vec<ObjectRef<AgentT
 /// tells who else wants to know.
 fn known<K>(
     client: &Client,
-    tasks: &Store<AgentTask>,
+    family: &Family,
     changed: &mpsc::Sender<ObjectRef<AgentTask>>,
     touches: fn(&AgentTask, &K) -> bool,
     news: News,
@@ -283,7 +307,7 @@ where
     K::DynamicType: Eq + Hash + Clone + Default,
 {
     let (store, writer) = reflector::store::<K>();
-    let (tasks, mut changed) = (tasks.clone(), changed.clone());
+    let (family, mut changed) = (family.clone(), changed.clone());
     let stream =
         readable::<K>(client.clone(), store.clone()).modify(|object| object.managed_fields_mut().clear()).reflect(writer);
     let watch = async move {
@@ -312,8 +336,8 @@ where
             if let Some(told) = &told {
                 told.notify_one();
             }
-            for task in tasks.state().iter().filter(|task| touches(task, &object)) {
-                if changed.send(ObjectRef::from_obj(task.as_ref())).await.is_err() {
+            for task in family.touched(|task| touches(task, &object)) {
+                if changed.send(task).await.is_err() {
                     return;
                 }
             }

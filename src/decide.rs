@@ -9,6 +9,7 @@
 //! - [`cel`]: the rules again, as expressions for the API server's own policies.
 //! - [`mutate`](mutate::mutate): a guarded pod in, the changes that make it safe out.
 //! - [`check`]: may this task have what its scope gives? Every reason why not, in words.
+//! - [`delegate`]: may it be the child of that one, and for how long?
 //! - [`waive`]: which one waiver lets a finding pass, and why another does not count.
 //! - [`standing`]: what stands in a cluster and would not be let in today.
 //! - [`grant`]: a task, what is observed and the time in, the next steps out.
@@ -19,6 +20,7 @@ pub mod admit;
 pub mod authorize;
 pub mod cel;
 pub mod check;
+pub mod delegate;
 pub mod drift;
 pub mod finding;
 pub mod grant;

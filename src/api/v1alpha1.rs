@@ -17,12 +17,12 @@ pub use agent_policy::{
     Guardrails, HonouredWaivers, Mode, Profile, RuleSetting, Violations, Workloads,
 };
 pub use agent_task::{
-    AcceptedRisk, AgentTask, AgentTaskSpec, AgentTaskStatus, End, EndReason, Grant, IssuedCredential, Narrowing, Person, Phase,
+    AcceptedRisk, AgentTask, AgentTaskSpec, AgentTaskStatus, End, EndReason, Grant, IssuedCredential, Link, Narrowing, Person, Phase,
     Requester,
 };
 pub use policy_waiver::{PolicyWaiver, PolicyWaiverSpec, PolicyWaiverStatus, WaivedObject};
 pub use task_scope::{
-    Credential, KubernetesGrant, Limits, SecretKey, ServiceAccountToken, Subject, TaskScope, TaskScopeSpec, ToolGrant,
+    Credential, Delegation, KubernetesGrant, Limits, SecretKey, ServiceAccountToken, Subject, TaskScope, TaskScopeSpec, ToolGrant,
 };
 pub use tool_server::{
     Argument, ArgumentType, ChangedTool, Drift, McpServer, ResourceClass, Tool, ToolServer, ToolServerSpec, ToolServerStatus,

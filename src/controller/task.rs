@@ -15,6 +15,7 @@ use crate::api::{AgentTask, AgentTaskStatus, ClusterAgentPolicySpec, Phase, Work
 use crate::cluster::apply::{ApplyError, Work};
 use crate::cluster::{ask, event, observe};
 use crate::decide::check::is_over;
+use crate::decide::delegate::{Above, Ancestor};
 use crate::decide::grant::{self, Bound, Object, Observed, Owned, Plan, Step};
 use crate::metrics::{self, Kind, Reconciled, Verb};
 
@@ -140,9 +141,8 @@ async fn bring(task: &AgentTask, context: &Context) -> Result<(Reconciled, Actio
 /// Plans, and where the plan asks, asks and plans again.
 async fn judge(task: &AgentTask, context: &Context, now: jiff::Timestamp) -> Result<Plan, TaskError> {
     let namespace = task.namespace().unwrap_or_default();
-    let within = |name: &str| ObjectRef::new(name).within(&namespace);
-    let identity = context.identities.get(&ObjectRef::new(&task.spec.agent).within(&namespace));
-    let scope = context.scopes.get(&within(&task.spec.scope));
+    let identity = context.identities.get(&within_of(&namespace, &task.spec.agent));
+    let scope = context.scopes.get(&within_of(&namespace, &task.spec.scope));
     let cluster = context.cluster_policies.state();
     let names: Vec<String> = cluster.iter().map(|policy| policy.name_any()).collect();
     let mut policies: Vec<(&str, &ClusterAgentPolicySpec)> = names
@@ -163,7 +163,23 @@ async fn judge(task: &AgentTask, context: &Context, now: jiff::Timestamp) -> Res
         .map(|workloads| workloads.max_token_ttl)
         .chain(workloads)
         .min();
+    let (line, siblings) = match &task.spec.parent {
+        Some(parent) => (context.family.line(task), context.family.children(&namespace, parent)),
+        None => (vec![], vec![]),
+    };
+    let hangs_on = line.iter().map(|above| {
+        let identity = context.identities.get(&within_of(&namespace, &above.spec.agent));
+        (identity, context.scopes.get(&within_of(&namespace, &above.spec.scope)))
+    });
+    let hangs_on: Vec<_> = hangs_on.collect();
+    let line = line.iter().zip(&hangs_on).map(|(task, (identity, scope))| Ancestor {
+        task,
+        identity: identity.as_deref(),
+        scope: scope.as_deref(),
+    });
+    let (line, siblings): (Vec<_>, Vec<&AgentTask>) = (line.collect(), siblings.iter().map(AsRef::as_ref).collect());
     let observed = Observed {
+        above: Above::Known { line: &line, siblings: &siblings },
         identity: identity.as_deref(),
         scope: scope.as_deref(),
         policies: &policies,
@@ -179,6 +195,10 @@ async fn judge(task: &AgentTask, context: &Context, now: jiff::Timestamp) -> Res
         .await
         .map_err(|source| TaskError::Ask { task: key(task), source: Box::new(source) })?;
     Ok(grant::plan(task, &Observed { answer: Some(&answer), ..observed }, now))
+}
+
+fn within_of<K: kube::Resource<DynamicType = ()>>(namespace: &str, name: &str) -> ObjectRef<K> {
+    ObjectRef::new(name).within(namespace)
 }
 
 fn owned(task: &AgentTask, context: &Context) -> Owned {

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use super::access;
 use super::authorize::compile::{self, Place};
 use super::check::{self, Case, Hold};
+use super::delegate::Above;
 use super::finding::{Finding, Severity, Verdict};
 use super::json::{Read as _, Value};
 use super::pod;
@@ -499,6 +500,7 @@ fn task(world: &World, review: &Review<'_>) -> Verdict {
         identity: here.and_then(|here| here.identities.get(&task.spec.agent)),
         scope: here.and_then(|here| here.scopes.get(&task.spec.scope)),
         policies: &policies,
+        above: Above::Unknown,
     };
     match check::check(case) {
         Ok(granted) => Verdict { findings: vec![], questions: granted.questions },

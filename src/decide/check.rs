@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::delegate::{self, Above};
 use crate::api::{
     AcceptedRisk, AgentIdentity, AgentTask, ClusterAgentPolicySpec, Credential, Duration, GROUP, KubernetesRule, Permission,
     Phase, Requester, SecretKey, ServiceAccountToken, TaskScope, ToolGrant, covers, names, permissions,
@@ -26,6 +27,8 @@ pub struct Case<'a> {
     pub scope: Option<&'a TaskScope>,
     /// The ClusterAgentPolicies that hold in the namespace, by name.
     pub policies: &'a [(&'a str, &'a ClusterAgentPolicySpec)],
+    /// What is known of the tasks above it.
+    pub above: Above<'a>,
 }
 
 /// What a task may be given.
@@ -113,6 +116,22 @@ reasons! {
     PersonNotAllowed,
     /// The person lacks a permission that the task would have.
     PersonLacksPermission,
+    /// The parent does not exist (yet).
+    ParentNotFound,
+    /// The parent has no authority yet.
+    ParentNotReady,
+    /// The parent, or a task above it, is over or gone.
+    ParentEnded,
+    /// The parent's scope does not delegate to the agent.
+    NotDelegable,
+    /// The task would stand deeper below another than that one's scope allows.
+    TooDeep,
+    /// The parent has as many children as its scope allows.
+    TooManyChildren,
+    /// The task would hold what its parent does not.
+    BeyondParent,
+    /// The requester may not start children of the parent.
+    DelegationNotAllowed,
     /// The task asks to live too long.
     TtlTooLong,
     /// A token is for an audience that the agent may not get tokens for.
@@ -158,11 +177,11 @@ impl Because {
     }
 }
 
-fn wait(reason: Reason, message: String) -> Hold {
+pub(super) fn wait(reason: Reason, message: String) -> Hold {
     Hold::Wait(Because::new(reason, message))
 }
 
-fn refuse(reason: Reason, message: String) -> Hold {
+pub(super) fn refuse(reason: Reason, message: String) -> Hold {
     Hold::Refuse(Because::new(reason, message))
 }
 
@@ -172,14 +191,17 @@ fn refuse(reason: Reason, message: String) -> Hold {
 /// [`Hold`]: what is missing, or what is not allowed; the first one found.
 pub fn check(case: Case<'_>) -> Result<Granted, Hold> {
     let requester = requester(case.task)?;
+    delegate::asked_by_a_task(case, requester)?;
     let identity = identity(case)?;
     let scope = scope(case)?;
+    delegate::allowed(case)?;
     life(case.task, identity, scope)?;
     let held = held(scope)?;
     let rules = rules(case.task, scope, &held)?;
     let credentials = credentials(case.task, scope, !rules.is_empty())?;
     audiences(&credentials, identity)?;
     tools(case.task, scope)?;
+    delegate::within(case, &rules, &issued(case.task, &credentials))?;
     let risks = credentials
         .iter()
         .filter_map(|c| Some((&c.name, c.secret_key.as_ref()?)))
@@ -270,7 +292,15 @@ fn rules(task: &AgentTask, scope: &TaskScope, held: &BTreeSet<Permission>) -> Re
     Ok(narrow.clone())
 }
 
-fn credentials(task: &AgentTask, scope: &TaskScope, has_rules: bool) -> Result<Vec<Credential>, Hold> {
+/// Of some credentials those that a running task has, or all that one would get.
+fn issued(task: &AgentTask, credentials: &[Credential]) -> Vec<Credential> {
+    let running = task.status.as_ref().filter(|status| status.phase == Some(Phase::Active));
+    let has = |name: &str| running.is_none_or(|status| status.credentials.iter().any(|issued| issued.name == name));
+    credentials.iter().filter(|credential| has(&credential.name)).cloned().collect()
+}
+
+/// The credentials that a scope gives a task.
+pub(super) fn credentials(task: &AgentTask, scope: &TaskScope, has_rules: bool) -> Result<Vec<Credential>, Hold> {
     let mut all = scope.spec.credentials.clone();
     if has_rules && all.iter().all(|credential| credential.name != names::KUBERNETES_CREDENTIAL) {
         all.push(Credential {
@@ -356,34 +386,41 @@ fn questions(
     rules: &[KubernetesRule],
 ) -> Result<Vec<Question>, Hold> {
     let mut questions = vec![use_of_scope(requester, case.namespace, &case.task.spec.scope)];
-    let Some(person) = &case.task.spec.on_behalf_of else { return Ok(questions) };
-    let themselves = person.user == requester.username;
+    questions.extend(delegate::question(case, requester));
+    if case.task.spec.parent.is_some() && case.above.parent().is_none() {
+        return Ok(questions); // whom the parent acts for is not known here
+    }
+    let Some(person) = delegate::person(case)? else { return Ok(questions) };
+    let themselves = person == requester.username;
     let acts_for = &identity.spec.acts_for;
-    let by_group = themselves && acts_for.groups.iter().any(|group| requester.groups.contains(group));
-    if !by_group && !acts_for.users.contains(&person.user) {
+    // What is known of the person: they asked for this task, or for one above it, themselves.
+    let known = if themselves { Some(requester) } else { delegate::known_above(case, person) };
+    let by_group = known.is_some_and(|known| acts_for.groups.iter().any(|group| known.groups.contains(group)));
+    if !by_group && !acts_for.users.iter().any(|user| user == person) {
         return Err(refuse(
             Reason::PersonNotAllowed,
             format!(
                 "agent `{}` may not act for `{}`; its owner ({}) can add the person to spec.actsFor",
-                case.task.spec.agent, person.user, identity.spec.owner.contact
+                case.task.spec.agent, person, identity.spec.owner.contact
             ),
         ));
     }
-    if !themselves {
-        questions.push(act_for(requester, case.namespace, &person.user));
+    // Who starts a child of a task of theirs asks for no more than was granted with the parent.
+    if !themselves && !delegate::is_of_the_parent(case, requester) {
+        questions.push(act_for(requester, case.namespace, person));
     }
     // What the person may do, never more than is known of them: the groups of somebody who
-    // is not the requester are unknown, so their rights by group do not count.
-    let who = if themselves {
-        requester.clone()
-    } else {
-        Requester { username: person.user.clone(), groups: vec!["system:authenticated".to_owned()], ..Requester::default() }
-    };
+    // has asked for nothing are unknown, so their rights by group do not count.
+    let who = known.cloned().unwrap_or_else(|| Requester {
+        username: person.to_owned(),
+        groups: vec!["system:authenticated".to_owned()],
+        ..Requester::default()
+    });
     let wanted = permissions(rules).map_err(|error| refuse(Reason::ScopeTooLarge, error.to_string()))?;
     questions.extend(wanted.into_iter().map(|permission| Question {
         otherwise: Because::new(
             Reason::PersonLacksPermission,
-            format!("`{}` may not `{permission}` in namespace `{}` themselves, so a task on their behalf may not either; narrow the task, or leave onBehalfOf out", person.user, case.namespace),
+            format!("`{}` may not `{permission}` in namespace `{}` themselves, so a task on their behalf may not either; narrow the task, or leave onBehalfOf out", person, case.namespace),
         ),
         who: who.clone(),
         namespace: case.namespace.to_owned(),

@@ -16,6 +16,7 @@ use kube::ResourceExt;
 use sha2::{Digest, Sha256};
 
 use super::check::{Because, Case, Granted, Hold, Question, Reason, check, is_over};
+use super::delegate::{self, Above};
 use super::rule::YEAR_LONG_MARK;
 use super::world::{DEFAULT_TOKEN, SHORTEST_TOKEN, deadline};
 use crate::api::{
@@ -32,6 +33,8 @@ pub struct Observed<'a> {
     pub scope: Option<&'a TaskScope>,
     /// The ClusterAgentPolicies that hold in its namespace.
     pub policies: &'a [(&'a str, &'a ClusterAgentPolicySpec)],
+    /// What is known of the tasks above it.
+    pub above: Above<'a>,
     /// Longest life of a token that the policies leave.
     pub max_token_ttl: Duration,
     /// What stands of what it owns.
@@ -165,12 +168,21 @@ pub fn plan(task: &AgentTask, observed: &Observed<'_>, now: Timestamp) -> Plan {
     if is_over(task) {
         return after_the_end(task, now);
     }
+    // A child never outlives its parent: everything below counts with that end.
+    let capped = delegate::capped(task, observed.above);
+    let task = capped.as_ref().unwrap_or(task);
     if let Some(because) = end(task, observed, now) {
         return take_back(task, because, now);
     }
     let namespace = task.namespace().unwrap_or_default();
-    let case =
-        Case { task, namespace: &namespace, identity: observed.identity, scope: observed.scope, policies: observed.policies };
+    let case = Case {
+        task,
+        namespace: &namespace,
+        identity: observed.identity,
+        scope: observed.scope,
+        policies: observed.policies,
+        above: observed.above,
+    };
     match (check(case), is_active(task)) {
         (Ok(granted), false) => issue(task, observed, granted, now),
         (Ok(granted), true) => keep(task, observed, granted, now),
@@ -187,6 +199,7 @@ fn gone(because: Because) -> Because {
     let reason = match because.reason {
         Reason::AgentNotFound => Reason::AgentDeleted,
         Reason::ScopeNotFound => Reason::ScopeDeleted,
+        Reason::ParentNotFound | Reason::ParentNotReady => Reason::ParentEnded,
         other => other,
     };
     Because { reason, ..because }
@@ -214,6 +227,9 @@ fn end(task: &AgentTask, observed: &Observed<'_>, now: Timestamp) -> Option<Beca
     if let Some(identity) = observed.identity.filter(|identity| identity.spec.suspend) {
         let message = format!("agent `{}` is suspended by {}", task.spec.agent, identity.spec.owner.team);
         return Some(Because::new(Reason::AgentSuspended, message));
+    }
+    if let Some(because) = delegate::ended(task, observed.above, now) {
+        return Some(because);
     }
     let deadline = deadline(task);
     (now >= deadline).then(|| Because::new(Reason::Expired, format!("the deadline passed at {deadline}")))
@@ -321,6 +337,7 @@ fn issue(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Times
     status.reason = Some(because.reason.to_string());
     status.started_at = Some(Time(now));
     status.grant = Some(grant);
+    status.chain = observed.above.parent().map(|parent| delegate::chain_below(parent.task)).unwrap_or_default();
     status.accepted_risks = risks;
     let mut conditions = Conditions::from(&status.conditions);
     set(&mut conditions, task, "Ready", true, &because, now);
@@ -353,7 +370,15 @@ fn keep(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Timest
         return take_back(task, Because::new(Reason::ScopeChanged, message), now);
     }
     let held = permissions(&granted.rules).unwrap_or_default();
-    let rules = shrink(&grant.rules, &held);
+    let of_scope = shrink(&grant.rules, &held);
+    let rules = match observed.above.parent() {
+        Some(parent) => shrink(&of_scope, &delegate::held(parent.task)),
+        None => of_scope.clone(),
+    };
+    let shrank = match &task.spec.parent {
+        Some(parent) if of_scope == grant.rules => format!("parent task `{parent}`"),
+        _ => format!("TaskScope `{}`", task.spec.scope),
+    };
     let due = status.credentials.iter().any(|issued| renewal(task, issued).is_some_and(|at| now >= at));
     if due || !observed.owned.service_account {
         match observed.answer {
@@ -379,7 +404,7 @@ fn keep(task: &AgentTask, observed: &Observed<'_>, granted: Granted, now: Timest
     if left == grant {
         return Plan { steps, status: Some(status), ..idle(task) };
     }
-    let message = format!("TaskScope `{}` shrank, and the task's authority with it", task.spec.scope);
+    let message = format!("{shrank} shrank, and the task's authority with it");
     let because = Because::new(Reason::Narrowed, message);
     let mut status = status;
     status.grant = Some(left);

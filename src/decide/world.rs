@@ -112,12 +112,15 @@ impl Task {
 }
 
 /// When a task ends by itself: its creation plus its `ttl`. It is known from the spec
-/// alone, so that it holds even where no status was ever written. A task without a time of
-/// creation is over: the API server gives every object one.
+/// alone, so that it holds even where no status was ever written. A status can make it earlier,
+/// where a parent ends before, and never later. A task without a time of creation is over: the
+/// API server gives every object one.
 #[must_use]
 pub fn deadline(task: &AgentTask) -> Timestamp {
     let Some(created) = &task.metadata.creation_timestamp else { return Timestamp::MIN };
-    created.0.checked_add(SignedDuration::from(task.spec.ttl)).unwrap_or(Timestamp::MAX)
+    let own = created.0.checked_add(SignedDuration::from(task.spec.ttl)).unwrap_or(Timestamp::MAX);
+    let noted = task.status.as_ref().and_then(|status| status.expires_at.as_ref());
+    noted.map_or(own, |noted| own.min(noted.0))
 }
 
 /// What one policy asks of pods.

@@ -33,13 +33,15 @@ use crate::api::value::{Duration, KubernetesRule, Owner};
     printcolumn(name = "Expires", type_ = "string", json_path = ".status.expiresAt"),
     printcolumn(name = "Requested By", type_ = "string", json_path = ".spec.requestedBy.username", priority = 1),
     printcolumn(name = "For", type_ = "string", json_path = ".spec.onBehalfOf.user", priority = 1),
+    printcolumn(name = "Parent", type_ = "string", json_path = ".spec.parent", priority = 1),
     printcolumn(name = "Objective", type_ = "string", json_path = ".spec.objective", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("self.metadata.name.size() <= 63").message("the name may have 63 characters at most: pods carry it as the value of the label `mandate.dev/task`")
+    validation = Rule::new("self.metadata.name.size() <= 63").message("the name may have 63 characters at most: pods carry it as the value of the label `mandate.dev/task`"),
+    validation = Rule::new("!has(self.spec.parent) || self.spec.parent != self.metadata.name").message("a task cannot be its own parent")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.agent == oldSelf.agent && self.scope == oldSelf.scope && self.objective == oldSelf.objective && self.ttl == oldSelf.ttl && self.historyTTL == oldSelf.historyTTL && has(self.onBehalfOf) == has(oldSelf.onBehalfOf) && (!has(self.onBehalfOf) || self.onBehalfOf == oldSelf.onBehalfOf) && has(self.narrow) == has(oldSelf.narrow) && (!has(self.narrow) || self.narrow == oldSelf.narrow) && has(self.requestedBy) == has(oldSelf.requestedBy) && (!has(self.requestedBy) || self.requestedBy == oldSelf.requestedBy)").message("a task does not change once it exists, but for `end`: create a new task"),
+    validation = Rule::new("self.agent == oldSelf.agent && self.scope == oldSelf.scope && self.objective == oldSelf.objective && self.ttl == oldSelf.ttl && self.historyTTL == oldSelf.historyTTL && has(self.onBehalfOf) == has(oldSelf.onBehalfOf) && (!has(self.onBehalfOf) || self.onBehalfOf == oldSelf.onBehalfOf) && has(self.narrow) == has(oldSelf.narrow) && (!has(self.narrow) || self.narrow == oldSelf.narrow) && has(self.requestedBy) == has(oldSelf.requestedBy) && (!has(self.requestedBy) || self.requestedBy == oldSelf.requestedBy) && has(self.parent) == has(oldSelf.parent) && (!has(self.parent) || self.parent == oldSelf.parent)").message("a task does not change once it exists, but for `end`: create a new task"),
     validation = Rule::new("!has(oldSelf.end) || (has(self.end) && self.end == oldSelf.end)").message("`end` is final")
 )]
 pub struct AgentTaskSpec {
@@ -53,8 +55,16 @@ pub struct AgentTaskSpec {
     /// Example: `Reconcile the October invoices of supplier 4711`.
     #[schemars(length(min = 1, max = 1024))]
     pub objective: String,
+    /// The task that delegates to this one, in the same namespace. This task then holds no more
+    /// than that one, counts towards its limits, and ends with it at the latest. The parent's scope
+    /// must allow it in `delegation`. Left out, it is nobody's child. Example:
+    /// `reconcile-october`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub parent: Option<String>,
     /// The person the task acts for. The task then holds no Kubernetes permission that the
-    /// person does not hold themselves. Left out, it acts for nobody.
+    /// person does not hold themselves. Left out, it acts for the person that its parent acts
+    /// for, and without a parent for nobody. A child names no other person than its parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<Person>,
     /// Life of the task, counted from its creation; `1s` to `24h`, and no longer than the
@@ -189,12 +199,19 @@ pub struct AgentTaskStatus {
     /// When authority was first issued.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
-    /// When the task ends by itself: creation plus `ttl`.
+    /// When the task ends by itself: creation plus `ttl`, or with its parent where that is
+    /// earlier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
     /// When its authority was taken back, or refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Time>,
+    /// The tasks above this one when it got its authority, the root first and its parent last.
+    /// They are the same for its whole life: a task made anew under one of these names is
+    /// another. Empty for a task without a parent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub chain: Vec<Link>,
     /// ServiceAccount of the task; its RoleBinding has the same name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
@@ -215,6 +232,21 @@ pub struct AgentTaskStatus {
     /// `Ready`, `Reconciling`, `Stalled`, and `Ended` once the task is over.
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// A task above another.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Link {
+    /// Name of the task.
+    #[schemars(length(max = 63))]
+    pub task: String,
+    /// Its UID.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+    /// Its AgentIdentity.
+    #[schemars(length(max = 63))]
+    pub agent: String,
 }
 
 /// What a task was granted at its start.

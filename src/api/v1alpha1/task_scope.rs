@@ -47,6 +47,9 @@ pub struct TaskScopeSpec {
     /// How much a task may call in all. No limit by default.
     #[serde(default, skip_serializing_if = "Limits::is_none")]
     pub limits: Limits,
+    /// Which agents may be given a part of the work, as child tasks. None by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegation: Option<Delegation>,
     /// Credentials a task gets in its Secret, for its life. None by default; a scope with
     /// Kubernetes rules also issues one called `kubernetes` for the API server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -111,6 +114,35 @@ impl Limits {
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// To whom and how far a task of a scope may be delegated. A child never holds more than its
+/// parent, whatever its own scope says.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Delegation {
+    /// Agents that child tasks may be of, each by the name of its AgentIdentity; the task's own
+    /// agent too, where it is named. Example: `["report-writer"]`.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 63)))]
+    pub to: Vec<String>,
+    /// How many tasks may stand below one another under a task of this scope, 1 to 8. With 1 it
+    /// has children and no grandchildren. Default 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 8))]
+    pub max_depth: u32,
+    /// How many children a task may have at the same time, 1 to 64; those that are over do not
+    /// count. Default 16.
+    #[serde(default = "sixteen")]
+    #[schemars(range(min = 1, max = 64))]
+    pub max_children: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn sixteen() -> u32 {
+    16
 }
 
 /// Rights on the Kubernetes API.
