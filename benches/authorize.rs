@@ -114,7 +114,7 @@ impl Asking {
             reports_outcome: false,
             kubernetes: None,
         };
-        let mut histories = Histories { task: &mut self.task, agent: &mut self.agent };
+        let mut histories = Histories { task: &mut self.task, agent: &mut self.agent, above: vec![] };
         authorize(snapshot, now, &self.subject, &action, &mut histories, now).outcome
     }
 
@@ -206,7 +206,7 @@ fn many_tasks() {
             timed(|| {
                 let live = state.task(&Caller::vouched(key.clone())).expect("it was put there");
                 let (subject, mut task, mut agent) = (live.subject(), live.history(), live.agent_history());
-                let mut histories = Histories { task: &mut task, agent: &mut agent };
+                let mut histories = Histories { task: &mut task, agent: &mut agent, above: vec![] };
                 let (now, action) = (Timestamp::now(), search(&none));
                 assert_eq!(authorize(&snapshot, now, &subject, &action, &mut histories, now).outcome, Outcome::Permit);
             })

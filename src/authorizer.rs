@@ -34,11 +34,11 @@ use crate::audit::{self, Entry, Kind, Log};
 use crate::clock::Clock;
 use crate::decide::authorize::history::{Outcome as Reported, RESERVED_FOR};
 use crate::decide::authorize::{
-    Action, Code, Decision, Histories, LookedAt, Outcome, Reason, Reservation, Risk, Snapshot, authorize,
+    Action, Ancestor, Code, Decision, Histories, LookedAt, Outcome, Reason, Reservation, Risk, Snapshot, authorize,
 };
 use crate::metrics::Metrics;
 use crate::telemetry::otlp::{Parent, Span, SpanKind, TraceId, Traces};
-use state::{Live, State};
+use state::{Acting, Live, State};
 use trust::{Asker, Caller, Named};
 
 /// Everything that an answer needs.
@@ -62,7 +62,7 @@ pub struct Authorizer {
 /// A decision whose outcome is awaited.
 #[derive(Clone)]
 struct Awaited {
-    task: Arc<Live>,
+    acting: Acting,
     reservation: Reservation,
     asker: Arc<str>,
 }
@@ -157,33 +157,34 @@ impl Authorizer {
     }
 
     /// The same of a task that is known; of one that is not, the answer is no.
-    async fn conclude(&self, question: &Question<'_>, judge: impl FnOnce(&Live, Timestamp) -> Decision + Send) -> Answer {
+    async fn conclude(&self, question: &Question<'_>, judge: impl FnOnce(&Acting, Timestamp) -> Decision + Send) -> Answer {
         self.answer(question, |task, now| task.map_or_else(|| unknown(&question.caller), |task| judge(task, now))).await
     }
 
     /// Records what is decided of a task, and answers.
-    async fn answer(&self, question: &Question<'_>, judge: impl FnOnce(Option<&Live>, Timestamp) -> Decision + Send) -> Answer {
+    async fn answer(&self, question: &Question<'_>, judge: impl FnOnce(Option<&Acting>, Timestamp) -> Decision + Send) -> Answer {
         let begun = Instant::now();
         let now = self.clock.now();
         let id = audit::new_id(now);
         let mut span = self.traces.begin("authorize", SpanKind::Server, question.parent);
-        let task = self.state.task(&question.caller);
+        let acting = self.state.acting(&question.caller);
+        let task = acting.as_ref().map(|acting| &*acting.task);
         let reports = question.action.reports_outcome;
-        let mut decision = judge(task.as_deref(), now);
+        let mut decision = judge(acting.as_ref(), now);
         let trace = question.parent.map(|parent| parent.trace_id()).or_else(|| span.as_ref().map(Span::trace_id));
         let recorded = match &self.log {
-            Some(log) => record(log, entry(&id, question, trace, task.as_deref(), &decision, now, begun), &decision).await,
+            Some(log) => record(log, entry(&id, question, trace, task, &decision, now, begun), &decision).await,
             None => Ok(()),
         };
-        if let (Some(task), Some(reservation)) = (&task, decision.reservation.take()) {
+        if let (Some(acting), Some(reservation)) = (&acting, decision.reservation.take()) {
             match (&recorded, reports) {
-                (Err(_), _) => _ = task.settle(reservation, Reported::Failed, now),
-                (Ok(()), false) => _ = task.settle(reservation, Reported::Completed, now),
+                (Err(_), _) => _ = acting.settle(&reservation, Reported::Failed, now),
+                (Ok(()), false) => _ = acting.settle(&reservation, Reported::Completed, now),
                 (Ok(()), true) => {
                     // What was tried by an agent has been tried, however it ends.
-                    task.settle_of_agent(reservation, Reported::Completed, now);
+                    acting.settle_of_agent(&reservation, Reported::Completed, now);
                     let asker = question.asker.name.clone();
-                    self.awaited.insert(id.clone(), Awaited { task: task.clone(), reservation, asker });
+                    self.awaited.insert(id.clone(), Awaited { acting: acting.clone(), reservation: reservation.clone(), asker });
                     decision.reservation = Some(reservation);
                 }
             }
@@ -197,7 +198,7 @@ impl Authorizer {
             );
         }
         if let Some(span) = &mut span {
-            trace::tell(span, &id, question, task.as_deref(), &decision);
+            trace::tell(span, &id, question, task, &decision);
         }
         if let Some(metrics) = &self.metrics {
             let code = decision.reasons.first().map_or("", |reason| reason.code.as_str());
@@ -208,19 +209,25 @@ impl Authorizer {
 
     /// Whether a task would be permitted. Nothing is counted or recorded.
     #[must_use]
-    pub fn would(&self, snapshot: &Snapshot, task: &Live, action: &Action) -> bool {
+    pub fn would(&self, snapshot: &Snapshot, task: &Arc<Live>, action: &Action) -> bool {
+        let above = self.state.above(task);
+        let mut above: Vec<_> = above.iter().map(|above| (above.subject(), above.history().clone())).collect();
         let (mut of_task, mut of_agent) = (task.history().clone(), task.agent_history().clone());
-        let mut histories = Histories { task: &mut of_task, agent: &mut of_agent };
+        let above = above.iter_mut().map(|(subject, history)| Ancestor { subject, history }).collect();
+        let mut histories = Histories { task: &mut of_task, agent: &mut of_agent, above };
         let now = self.clock.now();
         authorize(snapshot, self.state.known_at(), &task.subject(), action, &mut histories, now).outcome == Outcome::Permit
     }
 
-    fn judge(&self, snapshot: &Snapshot, task: &Live, question: &Question, now: Timestamp) -> Decision {
+    fn judge(&self, snapshot: &Snapshot, acting: &Acting, question: &Question, now: Timestamp) -> Decision {
         // Always held first, and settled once the answer is recorded: what could not be recorded
         // was never done.
         let action = Action { reports_outcome: true, ..question.action.clone() };
+        let Acting { task, above } = acting;
+        let mut above: Vec<_> = above.iter().map(|above| (above.subject(), above.history())).collect();
         let (mut of_task, mut of_agent) = (task.history(), task.agent_history());
-        let mut histories = Histories { task: &mut of_task, agent: &mut of_agent };
+        let above = above.iter_mut().map(|(subject, history)| Ancestor { subject, history }).collect();
+        let mut histories = Histories { task: &mut of_task, agent: &mut of_agent, above };
         authorize(snapshot, self.state.known_at(), &task.subject(), &action, &mut histories, now)
     }
 
@@ -239,9 +246,9 @@ impl Authorizer {
         let Some(awaited) = self.awaited.get(decision).filter(|awaited| awaited.asker == asker.name) else { return Ok(false) };
         self.awaited.invalidate(decision);
         let now = self.clock.now();
-        let known = awaited.task.history().settle(awaited.reservation.task, outcome, now);
+        let known = awaited.acting.settle_of_tasks(&awaited.reservation, outcome, now);
         if let Some(log) = &self.log {
-            let subject = awaited.task.subject();
+            let subject = awaited.acting.task.subject();
             let word = match outcome {
                 Reported::Completed => "completed",
                 Reported::Failed => "failed",
@@ -293,7 +300,7 @@ fn entry(
 ) -> Entry {
     let Question { door, asker, caller, action, parent: _, link: _ } = question;
     let Decision { outcome, cache_for, risk, reasons, notices, approval, reservation: _, looked_at } = decision;
-    let LookedAt { tool, effect, classification, domain, cross_domain, resource, untrusted, counted, versions } = looked_at;
+    let LookedAt { tool, effect, classification, domain, cross_domain, resource, untrusted, counted, versions, .. } = looked_at;
     let subject = task.map(Live::subject);
     let subject = subject.as_deref();
     let said = |reasons: &[Reason]| -> Value {
@@ -302,12 +309,12 @@ fn entry(
             .map(|reason| json!({"code": reason.code.as_str(), "rule": reason.rule, "message": reason.message}))
             .collect()
     };
-    let body = json!({
+    let mut body = json!({
         "door": door,
         "askedBy": &*asker.name,
         "objective": subject.map(|subject| &subject.objective),
         "onBehalfOf": subject.and_then(|subject| subject.on_behalf_of.as_ref()),
-        "chain": subject.map(|subject| [&subject.key]),
+        "chain": subject.map(|subject| if looked_at.chain.is_empty() { std::slice::from_ref(&subject.key) } else { &looked_at.chain }),
         "intent": action.intent,
         "server": action.server,
         "tool": action.tool,
@@ -317,9 +324,7 @@ fn entry(
         // Read again when the process begins anew: see `recall`.
         "classification": classification.map(|classification| classification.as_str()),
         "untrusted": untrusted,
-        "counted": counted.iter().map(|(limit, by)| recall::Counted {
-            limit: limit.id.to_string(), count: limit.count, seconds: limit.per.map(|per| per.as_secs()), by: *by,
-        }).collect::<Vec<_>>(),
+        "counted": counted.iter().map(|(limit, by)| recall::Counted::of(limit, *by)).collect::<Vec<_>>(),
         "resource": resource.as_deref().or(action.resource),
         "argumentsDigest": digest(action.arguments),
         "risk": match risk { Risk::Low => "low", Risk::High => "high" },
@@ -330,6 +335,9 @@ fn entry(
         "objects": versions.iter().map(|(object, version)| json!({"object": object, "version": version})).collect::<Value>(),
         "micros": u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
     });
+    if let Some(subject) = subject.filter(|subject| !subject.above.is_empty()) {
+        body["above"] = json!(recall::of_above(subject, looked_at));
+    }
     let keys = audit::Keys {
         namespace: subject.map(|subject| subject.namespace.clone()),
         task: subject.map(|subject| subject.name.clone()).or_else(|| (caller.named != Named::Nobody).then(|| caller.to_string())),

@@ -17,8 +17,8 @@ pub use agent_policy::{
     Guardrails, HonouredWaivers, Mode, Profile, RuleSetting, Violations, Workloads,
 };
 pub use agent_task::{
-    AcceptedRisk, AgentTask, AgentTaskSpec, AgentTaskStatus, End, EndReason, Grant, IssuedCredential, Link, Narrowing, Person, Phase,
-    Requester,
+    AcceptedRisk, AgentTask, AgentTaskSpec, AgentTaskStatus, End, EndReason, Grant, IssuedCredential, Link, Narrowing, Person,
+    Phase, Requester,
 };
 pub use policy_waiver::{PolicyWaiver, PolicyWaiverSpec, PolicyWaiverStatus, WaivedObject};
 pub use task_scope::{

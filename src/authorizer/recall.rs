@@ -11,11 +11,12 @@ use std::str::FromStr as _;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
-use crate::api::{Classification, CountedBy};
+use crate::api::{Classification, CountedBy, Link};
 use crate::audit::AuditError;
 use crate::audit::read::{Cursor, Filter, Found};
 use crate::audit::{Keys, Kind};
-use crate::decide::authorize::history::{History, Limit, Mark};
+use crate::decide::authorize::history::{History, Limit, Mark, Whose};
+use crate::decide::authorize::{LookedAt, Subject};
 
 /// No task lives longer, and no window looks back further.
 const LONGEST_LIFE: SignedDuration = SignedDuration::from_hours(24);
@@ -46,6 +47,8 @@ struct Done {
     domain: Option<String>,
     #[serde(default)]
     counted: Vec<Counted>,
+    #[serde(default)]
+    above: Option<Vec<Above>>,
 }
 
 /// A limit that counted an action, as the log keeps it.
@@ -61,6 +64,46 @@ pub(super) struct Counted {
     pub seconds: Option<i64>,
     /// Whose actions it counts together.
     pub by: CountedBy,
+}
+
+/// A task above the one that acted, as the log keeps it: the root first.
+#[derive(Deserialize, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Above {
+    /// Its name; its namespace is that of the one that acted.
+    task: String,
+    uid: String,
+    agent: String,
+    /// Its limits that counted the action.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    counted: Vec<Counted>,
+}
+
+/// What the log keeps of the tasks above the one that acted.
+pub(super) fn of_above(subject: &Subject, looked_at: &LookedAt) -> Vec<Above> {
+    let counted = |place: usize| {
+        let limits = looked_at.counted_above.iter().filter(move |(_, of)| *of == place);
+        limits.map(|(limit, _)| Counted::of(limit, CountedBy::Task)).collect()
+    };
+    let links = subject.above.iter().enumerate();
+    links
+        .map(|(place, Link { task, uid, agent })| Above {
+            task: task.clone(),
+            uid: uid.clone(),
+            agent: agent.clone(),
+            counted: counted(place),
+        })
+        .collect()
+}
+
+impl Counted {
+    pub(super) fn of(limit: &Limit, by: CountedBy) -> Self {
+        Self { limit: limit.id.to_string(), count: limit.count, seconds: limit.per.map(|per| per.as_secs()), by }
+    }
+
+    fn limit(&self) -> Limit {
+        Limit { id: self.limit.as_str().into(), count: self.count, per: self.seconds.map(SignedDuration::from_secs) }
+    }
 }
 
 impl Past {
@@ -93,7 +136,7 @@ impl Past {
         if found.kind() != Kind::Decision.as_str() {
             return;
         }
-        let Done { classification, untrusted, domain, counted } = done;
+        let Done { classification, untrusted, domain, counted, above } = done;
         let mark = Mark {
             tool: tool.as_str().into(),
             read: classification,
@@ -101,15 +144,13 @@ impl Past {
             domain: domain.unwrap_or_default().as_str().into(),
         };
         let of = |wanted: CountedBy| -> Vec<Limit> {
-            let limits = counted.iter().filter(|counted| counted.by == wanted);
-            limits
-                .map(|Counted { limit, count, seconds, by: _ }| Limit {
-                    id: limit.as_str().into(),
-                    count: *count,
-                    per: seconds.map(SignedDuration::from_secs),
-                })
-                .collect()
+            counted.iter().filter(|counted| counted.by == wanted).map(Counted::limit).collect()
         };
+        for Above { task, uid, agent: _, counted } in above.iter().flatten() {
+            let limits: Vec<Limit> = counted.iter().map(Counted::limit).collect();
+            let history = self.tasks.entry(of_task(namespace, task, uid)).or_default();
+            history.take_of(Whose::Below, &mark, &limits, false, at);
+        }
         self.tasks.entry(of_task(namespace, task, uid)).or_default().take(&mark, &of(CountedBy::Task), false, at);
         let of_agent = of(CountedBy::Agent);
         if !of_agent.is_empty() {

@@ -63,22 +63,48 @@ impl Live {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in how a reserved action ended; false where the reservation is gone.
-    pub fn settle(&self, reservation: Reservation, outcome: Outcome, now: Timestamp) -> bool {
-        self.settle_of_agent(reservation, outcome, now);
-        self.history().settle(reservation.task, outcome, now)
-    }
-
-    /// The same in the history of the agent alone.
-    pub fn settle_of_agent(&self, reservation: Reservation, outcome: Outcome, now: Timestamp) {
-        if let Some(id) = reservation.agent {
-            self.agent_history().settle(id, outcome, now);
-        }
-    }
-
     /// What all tasks of its agent have done.
     pub fn agent_history(&self) -> MutexGuard<'_, History> {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A task that acts, and the tasks above it.
+#[derive(Clone)]
+pub struct Acting {
+    /// The task.
+    pub task: Arc<Live>,
+    /// Those above it, the root first, as far as they are known. Their histories are taken in this
+    /// order, before that of the task and last of all that of its agent.
+    pub above: Vec<Arc<Live>>,
+}
+
+impl Acting {
+    /// The tasks above as they stand.
+    #[must_use]
+    pub fn subjects_above(&self) -> Vec<Arc<Subject>> {
+        self.above.iter().map(|above| above.subject()).collect()
+    }
+
+    /// Takes in how a reserved action ended; false where the reservation is gone.
+    pub fn settle(&self, reservation: &Reservation, outcome: Outcome, now: Timestamp) -> bool {
+        self.settle_of_agent(reservation, outcome, now);
+        self.settle_of_tasks(reservation, outcome, now)
+    }
+
+    /// The same in the history of the agent alone.
+    pub fn settle_of_agent(&self, reservation: &Reservation, outcome: Outcome, now: Timestamp) {
+        if let Some(id) = reservation.agent {
+            self.task.agent_history().settle(id, outcome, now);
+        }
+    }
+
+    /// The same in those of the task and of the tasks above it.
+    pub fn settle_of_tasks(&self, reservation: &Reservation, outcome: Outcome, now: Timestamp) -> bool {
+        for (above, id) in self.above.iter().zip(&reservation.above) {
+            above.history().settle(*id, outcome, now);
+        }
+        self.task.history().settle(reservation.task, outcome, now)
     }
 }
 
@@ -131,6 +157,34 @@ impl State {
         caller.task_uid.as_ref().is_none_or(|uid| *uid == task.subject().uid).then(|| task.clone())
     }
 
+    /// The task of a caller, with those above it.
+    #[must_use]
+    pub fn acting(&self, caller: &Caller) -> Option<Acting> {
+        let task = self.task(caller)?;
+        Some(Acting { above: self.above(&task), task })
+    }
+
+    /// The tasks above one, the root first, until one is not known.
+    #[must_use]
+    pub fn above(&self, task: &Arc<Live>) -> Vec<Arc<Live>> {
+        let subject = task.subject();
+        let mut found: Vec<Arc<Live>> = vec![];
+        if subject.above.is_empty() {
+            return found;
+        }
+        let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
+        for (place, link) in subject.above.iter().enumerate() {
+            let Some(above) = tasks.by_key.get(&subject.key_of(&link.task)) else { break };
+            // Whoever holds its history must not wait for it once more.
+            let is_new = !Arc::ptr_eq(above, task) && !found.iter().any(|known| Arc::ptr_eq(known, above));
+            if !is_new || !subject.is_above(place, &above.subject()) {
+                break;
+            }
+            found.push(above.clone());
+        }
+        found
+    }
+
     /// Every task whose key is accepted, in the order of keys.
     #[must_use]
     pub fn subjects(&self, of: impl Fn(&str) -> bool) -> Vec<Arc<Live>> {
@@ -147,13 +201,28 @@ impl State {
     }
 
     /// Takes in a task as it now is. One made anew under the name has done nothing yet.
-    pub fn put(&self, subject: Subject) {
+    pub fn put(&self, mut subject: Subject) {
         let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
+        let mut moved = None;
         if let Some(live) = tasks.by_key.get(&subject.key) {
             let was = live.subject();
             if was.uid == subject.uid && was.agent_key == subject.agent_key {
-                live.subject.store(Arc::new(subject));
-                return;
+                if !was.above.is_empty() && was.above != subject.above {
+                    if subject.uid.is_empty() {
+                        // A manifest that was written anew. Another lock, since locks are taken in
+                        // the order in which tasks stand above one another.
+                        moved = Some(live.history().clone());
+                    } else {
+                        // What stands above a task is the same for its whole life, whatever is
+                        // written.
+                        subject.unsound = Some("what stands above the task has been changed".into());
+                        subject.above = was.above.clone();
+                    }
+                }
+                if moved.is_none() {
+                    live.subject.store(Arc::new(subject));
+                    return;
+                }
             }
         }
         tasks.forget(&subject.key);
@@ -162,7 +231,8 @@ impl State {
         let agent =
             agents.entry(subject.agent_key.clone()).or_insert_with(|| Arc::new(Mutex::new(past.agent(&subject.agent_key))));
         let agent = agent.clone();
-        let history = Mutex::new(past.task(&subject.namespace, &subject.name, &subject.uid));
+        let history = moved.unwrap_or_else(|| past.task(&subject.namespace, &subject.name, &subject.uid));
+        let history = Mutex::new(history);
         tasks.by_account.insert(account(&subject), subject.key.clone());
         let live = Live { history, agent, subject: ArcSwap::from_pointee(subject) };
         let key = live.subject().key.clone();

@@ -162,6 +162,9 @@ fn print(output: Output, decision: Decision, at: Timestamp) -> anyhow::Result<()
 /// The answer in the words of its reasons.
 pub(super) fn for_people(decision: &Decision) -> String {
     let mut text = format!("{}\n", decision.outcome.as_str());
+    if !decision.looked_at.chain.is_empty() {
+        let _ = writeln!(text, "  chain: {}", line(&decision.looked_at.chain.join(" > ")));
+    }
     let mut say = |reason: &Reason, mark: &str| {
         let rule = reason.rule.as_ref().map(|rule| format!(" [{rule}]")).unwrap_or_default();
         // INVARIANT: writing to a String cannot fail.

@@ -12,10 +12,11 @@ use serde_json::Value;
 
 use super::manifest::node::Position;
 use super::manifest::{Document, Manifests, Problem};
-use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, GROUP, Phase, TaskScope, ToolServer, crds};
+use crate::api::{AgentIdentity, AgentPolicy, AgentTask, ClusterAgentPolicy, GROUP, Link, Phase, TaskScope, ToolServer, crds};
 use crate::authorizer::digest;
 use crate::decide::authorize::snapshot::{ServerSource, Sheet, Sources, Written};
 use crate::decide::authorize::{Standing, Subject};
+use crate::decide::delegate;
 use crate::decide::world::Loaded;
 
 /// What the manifests hold.
@@ -36,6 +37,18 @@ pub(super) struct Known {
     twice: BTreeMap<(String, String), String>,
 }
 
+/// Tasks by `namespace/name`, each with its version.
+type Tasks = BTreeMap<String, (AgentTask, Arc<str>)>;
+
+/// What stands above a task, the root first.
+struct AboveIt {
+    line: Vec<Link>,
+    /// The scope of each.
+    scopes: Vec<String>,
+    /// Whom the task acts for, by itself or by one above it.
+    person: Option<String>,
+}
+
 /// The files of objects, by kind and `namespace/name`.
 pub(super) type Places = BTreeMap<(String, String), Arc<str>>;
 
@@ -46,7 +59,7 @@ impl Known {
         let is_partial = !manifests.problems.is_empty();
         let mut known = Self { problems: manifests.problems, is_partial, ..Self::default() };
         let mut identities: BTreeMap<String, (AgentIdentity, Arc<str>)> = BTreeMap::new();
-        let mut tasks: BTreeMap<String, (AgentTask, Arc<str>)> = BTreeMap::new();
+        let mut tasks: Tasks = BTreeMap::new();
         for document in &manifests.objects {
             if document.group() != GROUP {
                 continue;
@@ -98,8 +111,46 @@ impl Known {
                 _ => {}
             }
         }
-        known.subjects = tasks.iter().map(|(key, (task, version))| subject(key, task, version, &identities, begin)).collect();
+        let subjects = tasks.iter().map(|(key, (task, version))| subject(key, task, version, &identities, begin));
+        known.subjects = subjects.map(|subject| known.below(subject, &tasks)).collect();
         known
+    }
+
+    /// A task with those above it. What a controller would check before it issues anything is
+    /// checked here: there is none.
+    fn below(&self, mut subject: Subject, tasks: &Tasks) -> Subject {
+        match tasks.get(&subject.key).map(|(task, _)| self.above(&subject.namespace, &subject.name, task, tasks, 0)) {
+            Some(Ok(above)) => subject.above = above.line,
+            Some(Err(why)) => subject.unsound = Some(why.into()),
+            None => {}
+        }
+        subject
+    }
+
+    fn above(&self, namespace: &str, name: &str, task: &AgentTask, tasks: &Tasks, below: usize) -> Result<AboveIt, String> {
+        let own = task.spec.on_behalf_of.as_ref().map(|person| person.user.clone());
+        let Some(parent) = &task.spec.parent else { return Ok(AboveIt { line: vec![], scopes: vec![], person: own }) };
+        if below > delegate::DEEPEST {
+            return Err(format!("more than {} tasks stand above one another, or one above itself", delegate::DEEPEST));
+        }
+        let Some((above, _)) = tasks.get(&format!("{namespace}/{parent}")) else {
+            return Err(format!("there is no AgentTask `{parent}` to be the parent of `{name}`"));
+        };
+        let AboveIt { mut line, mut scopes, person } = self.above(namespace, parent, above, tasks, below + 1)?;
+        line.push(Link { task: parent.clone(), uid: above.uid().unwrap_or_default(), agent: above.spec.agent.clone() });
+        scopes.push(above.spec.scope.clone());
+        for (index, scope) in scopes.iter().rev().enumerate() {
+            let written = self.sources.namespaces.get(namespace).and_then(|sheet| sheet.scopes.get(scope));
+            let spec = match written.map(|written| &*written.spec) {
+                Some(Loaded::Readable(spec)) => Some(spec),
+                _ => None,
+            };
+            delegate::delegates(spec, scope, &task.spec.agent, index + 1).map_err(|hold| format!("task `{name}`: {hold}"))?;
+        }
+        if own.is_some() && own != person {
+            return Err(format!("task `{name}` acts for another person than its parent `{parent}`"));
+        }
+        Ok(AboveIt { line, scopes, person })
     }
 
     fn sheet(&mut self, namespace: &str) -> &mut Sheet {

@@ -15,7 +15,7 @@ use super::render::line;
 use crate::authorizer::door::authzen::asked::Call;
 use crate::decide::authorize::history::{History, Outcome as Reported};
 use crate::decide::authorize::snapshot::{Compiler, Trouble};
-use crate::decide::authorize::{Action, Decision, Histories, Snapshot, Subject, authorize};
+use crate::decide::authorize::{Action, Ancestor, Decision, Histories, Snapshot, Subject, authorize};
 
 /// What manifests say, ready to be asked.
 pub(super) struct Scene {
@@ -45,11 +45,18 @@ pub(super) struct Wish {
     pub intent: Option<String>,
 }
 
-/// What has been done, by the task and by its agent.
+/// What has been done, by tasks and agents, each by `namespace/name`.
 #[derive(Default)]
 pub(super) struct Past {
-    task: History,
-    agent: History,
+    tasks: BTreeMap<String, History>,
+    agents: BTreeMap<String, History>,
+}
+
+impl Past {
+    /// Takes the history of a task, to be put back.
+    fn take(&mut self, task: &str) -> History {
+        self.tasks.remove(task).unwrap_or_default()
+    }
 }
 
 impl Scene {
@@ -115,20 +122,37 @@ impl Scene {
             reports_outcome: reported != Ended::Unsaid,
             kubernetes: None,
         };
-        let Past { task, agent } = past;
-        let decision = authorize(&self.snapshot, at, subject, &action, &mut Histories { task, agent }, at);
-        if let Some(reservation) = decision.reservation {
+        let mut above = self.above(subject, past);
+        let (mut task, mut agent) = (past.take(&subject.key), past.agents.remove(&subject.agent_key).unwrap_or_default());
+        let ancestors = above.iter_mut().map(|(subject, history)| Ancestor { subject, history }).collect();
+        let mut histories = Histories { task: &mut task, agent: &mut agent, above: ancestors };
+        let decision = authorize(&self.snapshot, at, subject, &action, &mut histories, at);
+        if let Some(reservation) = &decision.reservation {
             // As the authorizer does: what an agent has tried, it has tried.
             if let Some(id) = reservation.agent {
                 agent.settle(id, Reported::Completed, at);
             }
-            match reported {
-                Ended::Completed => _ = task.settle(reservation.task, Reported::Completed, at),
-                Ended::Failed => _ = task.settle(reservation.task, Reported::Failed, at),
-                Ended::Never | Ended::Unsaid => {}
+            let ended = match reported {
+                Ended::Completed => Some(Reported::Completed),
+                Ended::Failed => Some(Reported::Failed),
+                Ended::Never | Ended::Unsaid => None,
+            };
+            if let Some(ended) = ended {
+                task.settle(reservation.task, ended, at);
+                let of_above = above.iter_mut().zip(&reservation.above);
+                of_above.for_each(|((_, history), id)| _ = history.settle(*id, ended, at));
             }
         }
+        past.agents.insert(subject.agent_key.clone(), agent);
+        let histories = above.into_iter().map(|(subject, history)| (subject.key.clone(), history));
+        past.tasks.extend(histories.chain([(subject.key.clone(), task)]));
         decision
+    }
+
+    /// The tasks above one, the root first, until one is not there, with what they have done.
+    fn above(&self, subject: &Subject, past: &mut Past) -> Vec<(&Subject, History)> {
+        let found = subject.above.iter().map(|link| self.subjects.get(&subject.key_of(&link.task)));
+        found.map_while(|found| found).map(|found| (found, past.take(&found.key))).collect()
     }
 }
 

@@ -394,6 +394,7 @@ impl Kept for AgentTask {
             versions: [version, agent],
             standing,
             granted,
+            above: task.status.as_ref().map(|status| status.chain.clone()).unwrap_or_default(),
             ..own
         });
     }

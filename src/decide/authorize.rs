@@ -3,9 +3,9 @@
 //! In: what is compiled of scopes, policies and tool servers; the task as it stands; the action
 //! with its arguments; what the task has done; the time. Out: a [`Decision`] with its reasons.
 //!
-//! Order: the snapshot is fresh → task and agent are alive → the tool is known and what was
-//! reviewed → the arguments have their types → the scope permits → no policy denies → nobody has
-//! to be asked → no limit is reached. Default deny. What cannot be evaluated denies, and names
+//! Order: the snapshot is fresh → task and agent are alive, and those above it → the tool is known and what was
+//! reviewed → the arguments have their types → the scope permits, and that of each task above → no
+//! policy denies it to any of them → nobody has to be asked → no limit is reached. Default deny. What cannot be evaluated denies, and names
 //! the rule. A permitted action is taken into the history before the answer is given, so that
 //! two at once cannot both be the last one.
 //!
@@ -28,11 +28,11 @@ use cedar_policy::{Authorizer, Entities, Request};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
-use crate::api::{AgentTask, AgentTaskSpec, Classification, CountedBy, Effect, Mode, Phase};
+use crate::api::{AgentTask, AgentTaskSpec, Classification, CountedBy, Effect, Link, Mode, Phase};
 use arguments::Values;
 use cedar::Looks;
 use compile::{CompiledRule, Slice, Then};
-use history::{History, Limit, Mark};
+use history::{History, Limit, Mark, Whose};
 pub use reach::reach;
 pub use snapshot::{KubernetesRequest, Server, Snapshot, ToolFacts};
 
@@ -64,8 +64,12 @@ pub struct Subject {
     pub on_behalf_of: Option<String>,
     /// Their groups, where they asked for the task themselves.
     pub groups: Vec<String>,
-    /// How many tasks stand above it.
-    pub depth: u32,
+    /// The task that it names as its parent.
+    pub parent: Option<String>,
+    /// The tasks above it, the root first and its parent last.
+    pub above: Vec<Link>,
+    /// Why nobody can tell which tasks stand above it.
+    pub unsound: Option<Arc<str>>,
     /// Tools it is narrowed to, as `server/tool` of its scope; none means all of the scope's.
     pub narrowed: Option<Vec<String>>,
     /// The tools that it was granted at its start; none where nobody wrote them down.
@@ -86,7 +90,7 @@ impl Subject {
     /// What a task says of itself; where it and its agent stand is for the caller to say.
     #[must_use]
     pub fn of(task: &AgentTask, namespace: &str, name: &str) -> Self {
-        let AgentTaskSpec { agent, scope, objective, on_behalf_of, narrow, requested_by, end, .. } = &task.spec;
+        let AgentTaskSpec { agent, scope, objective, parent, on_behalf_of, narrow, requested_by, end, .. } = &task.spec;
         let on_behalf_of = on_behalf_of.as_ref().map(|person| person.user.clone());
         // Nobody else's groups can be known.
         let groups = requested_by.as_ref().filter(|requester| Some(&requester.username) == on_behalf_of.as_ref());
@@ -100,10 +104,37 @@ impl Subject {
             objective: objective.clone(),
             groups: groups.map(|requester| requester.groups.clone()).unwrap_or_default(),
             on_behalf_of,
+            parent: parent.clone(),
             narrowed: narrow.as_ref().and_then(|narrow| narrow.tools.clone()),
             ending: end.is_some() || task.metadata.deletion_timestamp.is_some(),
             ..Self::default()
         }
+    }
+}
+
+impl Subject {
+    /// How many tasks stand above it.
+    #[must_use]
+    pub fn depth(&self) -> u32 {
+        u32::try_from(self.above.len()).unwrap_or(u32::MAX)
+    }
+
+    /// `namespace/name` of a task above it, or of its own: all are in one namespace.
+    #[must_use]
+    pub fn key_of(&self, name: &str) -> String {
+        format!("{}/{name}", self.namespace)
+    }
+
+    /// Whether another is the task that stands at a place above this one.
+    #[must_use]
+    pub fn is_above(&self, place: usize, other: &Self) -> bool {
+        // What stands above that one must be what stands above it here: so no task is above itself.
+        self.above.get(place).is_some_and(|link| {
+            link.task == other.name
+                && link.uid == other.uid
+                && self.namespace == other.namespace
+                && other.above == self.above[..place]
+        })
     }
 }
 
@@ -150,6 +181,17 @@ pub struct Histories<'a> {
     pub task: &'a mut History,
     /// By all tasks of the agent; only its counters are used.
     pub agent: &'a mut History,
+    /// By the tasks above it, the root first.
+    pub above: Vec<Ancestor<'a>>,
+}
+
+/// A task above the one that acts.
+#[derive(Debug)]
+pub struct Ancestor<'a> {
+    /// The task as it stands.
+    pub subject: &'a Subject,
+    /// What it has done, and those below it.
+    pub history: &'a mut History,
 }
 
 /// The answer.
@@ -175,10 +217,12 @@ pub struct Decision {
 }
 
 /// An action that was permitted and whose outcome is awaited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
     /// In the history of the task.
     pub task: u64,
+    /// In those of the tasks above it, the root first.
+    pub above: Vec<u64>,
     /// In that of its agent, where a limit counts there.
     pub agent: Option<u64>,
 }
@@ -252,6 +296,7 @@ pub enum Code {
     LimitReached,
     EvaluationError,
     UnknownTask,
+    UnknownParent,
     NotAuthenticated,
     NotRecorded,
     BadRequest,
@@ -284,6 +329,7 @@ impl Code {
             Self::LimitReached => "LimitReached",
             Self::EvaluationError => "EvaluationError",
             Self::UnknownTask => "UnknownTask",
+            Self::UnknownParent => "UnknownParent",
             Self::NotAuthenticated => "NotAuthenticated",
             Self::NotRecorded => "NotRecorded",
             Self::BadRequest => "BadRequest",
@@ -340,6 +386,12 @@ pub struct LookedAt {
     pub untrusted: bool,
     /// The limits that a permitted action counts towards.
     pub counted: Vec<(Limit, CountedBy)>,
+    /// Limits of tasks above that it counts towards, each with the place of the task: the root's
+    /// is 0.
+    pub counted_above: Vec<(Limit, usize)>,
+    /// The tasks that it is done for, the root first and the one that acts last, each as
+    /// `namespace/name`; empty where no task stands above it.
+    pub chain: Vec<String>,
     /// Objects and their versions.
     pub versions: Vec<(String, Arc<str>)>,
 }
@@ -360,7 +412,8 @@ pub fn authorize(
     let risk = looked_at.risk();
     match judged {
         Ok(yes) => {
-            let left = u32::try_from(subject.deadline.duration_since(now).as_secs()).unwrap_or(0);
+            let ends = histories.above.iter().map(|above| above.subject.deadline).fold(subject.deadline, Timestamp::min);
+            let left = u32::try_from(ends.duration_since(now).as_secs()).unwrap_or(0);
             let light = risk == Risk::Low && !yes.depends_on_history;
             Decision {
                 outcome: Outcome::Permit,
@@ -387,6 +440,18 @@ pub fn authorize(
 }
 
 impl LookedAt {
+    fn note_above<'a>(&mut self, subject: &Subject, above: impl Iterator<Item = &'a Subject>) {
+        if subject.above.is_empty() {
+            return;
+        }
+        let names = subject.above.iter().map(|link| &link.task).chain([&subject.name]);
+        self.chain = names.map(|name| subject.key_of(name)).collect();
+        for above in above {
+            self.versions.push((format!("AgentTask {}", above.key), above.versions[0].clone()));
+            self.versions.push((format!("AgentIdentity {}", above.agent_key), above.versions[1].clone()));
+        }
+    }
+
     fn risk(&self) -> Risk {
         let reads = self.effect == Some(Effect::Read) && !self.cross_domain;
         let light = self.classification.is_some_and(|classification| classification <= Classification::Internal);
@@ -425,8 +490,10 @@ fn judge(
 ) -> Result<Yes, Box<No>> {
     looked_at.versions.push((format!("AgentTask {}", subject.key), subject.versions[0].clone()));
     looked_at.versions.push((format!("AgentIdentity {}", subject.agent_key), subject.versions[1].clone()));
+    looked_at.note_above(subject, histories.above.iter().map(|above| above.subject));
     fresh(snapshot, known_at, now)?;
     alive(subject, now)?;
+    line(subject, histories.above.iter().map(|above| above.subject), now)?;
     let shard = snapshot.shard(&subject.namespace);
     snapshot.readable(shard)?;
     let (server, tool) = snapshot.tool(&subject.namespace, action)?;
@@ -448,6 +515,9 @@ fn judge(
     let scope = shard.scope(&subject.scope)?;
     looked_at.versions.push((format!("TaskScope {}/{}", subject.namespace, subject.scope), scope.version.clone()));
 
+    // Data flows between a task and those below it: what one of them has taken in, all have.
+    let taint = histories.above.first().map_or(&*histories.task, |root| &*root.history);
+    let (person, groups) = acts_for(subject, &histories.above);
     let facts = cedar::Facts {
         task: &subject.key,
         agent: &subject.agent_key,
@@ -458,9 +528,9 @@ fn judge(
         tool_name: &tool.name,
         objective: &subject.objective,
         intent: action.intent,
-        on_behalf_of: subject.on_behalf_of.as_deref(),
-        groups: &subject.groups,
-        depth: subject.depth,
+        on_behalf_of: person,
+        groups,
+        depth: subject.depth(),
         tool: tool.uid.clone(),
         server: server.uid.clone(),
         effect: tool.effect,
@@ -468,53 +538,36 @@ fn judge(
         classification: classification.rank(),
         domain: &tool.domain,
         cross_domain: looked_at.cross_domain,
-        highest_read: histories.task.highest_read().map_or(-1, Classification::rank),
-        untrusted: histories.task.untrusted(),
-        domains: histories.task.domains().collect(),
+        highest_read: taint.highest_read().map_or(-1, Classification::rank),
+        untrusted: taint.untrusted(),
+        domains: taint.domains().collect(),
     };
-    let lacking = || explain::out_of_scope(&scope.compiled, subject, &server, &tool, &facts, &values);
-    let narrowed_out =
-        subject.narrowed.as_ref().is_some_and(|narrowed| !narrowed.iter().any(|name| tool.is(&subject.namespace, name)));
-    let permits = scope.compiled.tools.get(&*tool.key).filter(|_| !narrowed_out);
-    if permits.is_none() && !server.is_kubernetes {
-        return Err(lacking());
-    }
-    let slices: Vec<&Slice> = snapshot.rules(shard, &tool.key, &subject.agent_key, tool.effect).collect();
-    let cannot =
-        |message: String| no(Code::EvaluationError, None, message, "report this: Mandate could not put the action into words");
-    let before = granted_before(subject, scope, &tool);
-    let asked = slices.iter().copied().chain(permits).chain(before.flatten());
-    let looks = asked.fold(Looks::default(), |all, slice| all.and(slice.looks));
-    let request = facts.request(looks).map_err(cannot)?;
-    let entities = &entities(looks, &values, action).map_err(cannot)?;
-
-    let granted = match permits {
-        Some(permits) => ask(permits, &request, entities)?,
-        None => vec![],
-    };
-    if granted.is_empty() && !server.is_kubernetes {
-        return Err(lacking());
-    }
-    if let Some(before) = before.filter(|_| !server.is_kubernetes) {
-        let still = before.map(|permits| ask(permits, &request, entities)).transpose()?;
-        if still.is_none_or(|permits| permits.is_empty()) {
-            let (scope, task) = (&subject.scope, &subject.name);
-            let message = format!("scope `{scope}` grants `{}` now, but not when task `{task}` started", tool.name);
-            return Err(no(
-                Code::OutOfScope,
-                None,
-                message,
-                "start a new task: what a task was granted can shrink and never grows",
-            ));
-        }
+    let called = Called { server: &server, tool: &tool, values: &values, action };
+    let own = View::of(snapshot, shard, subject, scope, &called);
+    let (granted, own) = own.granted(&called, &facts)?;
+    let mut above = vec![];
+    for ancestor in &histories.above {
+        let subject = ancestor.subject;
+        let scope = shard.scope(&subject.scope).map_err(|no| of_above(no, subject))?;
+        let of_it = cedar::Facts {
+            task: &subject.key,
+            agent: &subject.agent_key,
+            scope: &subject.scope,
+            agent_name: &subject.agent,
+            objective: &subject.objective,
+            depth: subject.depth(),
+            ..facts.clone()
+        };
+        let view = View::of(snapshot, shard, subject, scope, &called);
+        let (_, view) = view.granted(&called, &of_it).map_err(|no| of_above(no, subject))?;
+        looked_at.versions.push((format!("TaskScope {}/{}", subject.namespace, subject.scope), scope.version.clone()));
+        above.push(view);
     }
     let mut found = Found::default();
-    for slice in &slices {
-        for id in ask(slice, &request, entities)? {
-            if let Some(rule) = slice.rules.get(id.as_str()) {
-                found.take(rule, histories.task, now);
-            }
-        }
+    let past = Seen { own: histories.task, all: taint };
+    own.rules(&mut found, &past, None, now)?;
+    for (place, view) in above.iter().enumerate() {
+        view.rules(&mut found, &past, Some(place), now)?;
     }
     let mark = Mark {
         tool: tool.key.clone(),
@@ -523,10 +576,16 @@ fn judge(
         untrusted: tool.untrusted,
         domain: tool.domain.clone(),
     };
-    let depends_on_history = !scope.compiled.limits.is_empty() || slices.iter().any(|slice| slice.looks_at_history);
-    let taken = found.conclude(&scope.compiled.limits, histories, &mark, action.reports_outcome, now)?;
-    let Taken { notices, reservation, counted } = taken;
+    let depends_on_history = own.view.depends_on_history() || above.iter().any(|above| above.view.depends_on_history());
+    let limits = scope.compiled.limits.iter().map(|limit| (limit.clone(), None));
+    let of_above = above.iter().enumerate().flat_map(|(place, view)| {
+        let limits = view.view.scope.compiled.limits.iter();
+        limits.map(move |limit| (limit.clone(), Some(place)))
+    });
+    let taken = found.conclude(limits.chain(of_above), histories, &mark, action.reports_outcome, now)?;
+    let Taken { notices, reservation, counted, counted_above } = taken;
     looked_at.counted = counted;
+    looked_at.counted_above = counted_above;
     let grants = granted.into_iter().map(|id| Reason {
         code: Code::Permitted,
         message: format!("`{id}` grants it"),
@@ -534,6 +593,137 @@ fn judge(
         help: String::new(),
     });
     Ok(Yes { reasons: grants.collect(), notices, reservation, depends_on_history })
+}
+
+/// What is called.
+struct Called<'a> {
+    server: &'a Server,
+    tool: &'a ToolFacts,
+    values: &'a Values,
+    action: &'a Action<'a>,
+}
+
+/// What one task is judged by: the one that acts, or one above it as if it acted itself.
+struct View<'a> {
+    subject: &'a Subject,
+    scope: &'a snapshot::Scope,
+    /// What its scope permits of the tool, where it is not narrowed to others.
+    permits: Option<&'a Slice>,
+    /// What its scope permitted when it started, where that has changed.
+    before: Option<Option<&'a Slice>>,
+    rules: Vec<&'a Slice>,
+}
+
+/// The same, and the action as Cedar sees it.
+struct Asking<'a> {
+    view: View<'a>,
+    request: Request,
+    entities: Cow<'static, Entities>,
+}
+
+impl<'a> View<'a> {
+    fn of(
+        snapshot: &'a Snapshot,
+        shard: &'a snapshot::Shard,
+        subject: &'a Subject,
+        scope: &'a snapshot::Scope,
+        called: &Called<'a>,
+    ) -> Self {
+        let tool = called.tool;
+        let narrowed_out =
+            subject.narrowed.as_ref().is_some_and(|narrowed| !narrowed.iter().any(|name| tool.is(&subject.namespace, name)));
+        let permits = scope.compiled.tools.get(&*tool.key).filter(|_| !narrowed_out);
+        let rules = snapshot.rules(shard, &tool.key, &subject.agent_key, tool.effect).collect();
+        Self { subject, scope, permits, before: granted_before(subject, scope, tool), rules }
+    }
+
+    /// The grants that permit the action, which for the Kubernetes API none must.
+    fn granted(self, called: &Called, facts: &cedar::Facts) -> Result<(Vec<String>, Asking<'a>), Box<No>> {
+        let Called { server, tool, values, action } = called;
+        let lacking = || explain::out_of_scope(&self.scope.compiled, self.subject, server, tool, facts, values);
+        if self.permits.is_none() && !server.is_kubernetes {
+            return Err(lacking());
+        }
+        let cannot = |message: String| {
+            no(Code::EvaluationError, None, message, "report this: Mandate could not put the action into words")
+        };
+        let asked = self.rules.iter().copied().chain(self.permits).chain(self.before.flatten());
+        let looks = asked.fold(Looks::default(), |all, slice| all.and(slice.looks));
+        let request = facts.request(looks).map_err(cannot)?;
+        let entities = entities(looks, values, action).map_err(cannot)?;
+        let granted = match self.permits {
+            Some(permits) => ask(permits, &request, &entities)?,
+            None => vec![],
+        };
+        if granted.is_empty() && !server.is_kubernetes {
+            return Err(lacking());
+        }
+        if let Some(before) = self.before.filter(|_| !server.is_kubernetes) {
+            let still = before.map(|permits| ask(permits, &request, &entities)).transpose()?;
+            if still.is_none_or(|permits| permits.is_empty()) {
+                let (scope, task) = (&self.subject.scope, &self.subject.name);
+                let message = format!("scope `{scope}` grants `{}` now, but not when task `{task}` started", tool.name);
+                return Err(no(
+                    Code::OutOfScope,
+                    None,
+                    message,
+                    "start a new task: what a task was granted can shrink and never grows",
+                ));
+            }
+        }
+        Ok((granted, Asking { view: self, request, entities }))
+    }
+
+    fn depends_on_history(&self) -> bool {
+        !self.scope.compiled.limits.is_empty() || self.rules.iter().any(|slice| slice.looks_at_history)
+    }
+}
+
+impl Asking<'_> {
+    /// The rules that hold for the task of this view. `place`: where it stands above the one that
+    /// acts.
+    fn rules(&self, found: &mut Found, past: &Seen, place: Option<usize>, now: Timestamp) -> Result<(), Box<No>> {
+        for slice in &self.view.rules {
+            for id in ask(slice, &self.request, &self.entities)? {
+                if let Some(rule) = slice.rules.get(id.as_str()) {
+                    found.take(rule, past, place, now);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was done before, as rules look at it.
+struct Seen<'a> {
+    /// By the task that acts.
+    own: &'a History,
+    /// By all tasks of its chain, and those below.
+    all: &'a History,
+}
+
+impl Seen<'_> {
+    /// Whether one of the chain called such a tool.
+    fn by_any(&self, name: &compile::ToolName, since: Option<Timestamp>) -> bool {
+        name.was_called(self.own, since) || name.was_called(self.all, since) || name.was_called_below(self.all, since)
+    }
+}
+
+/// The person that a task acts for, and their groups: what it does not say itself it has from the
+/// tasks above it.
+fn acts_for<'a>(subject: &'a Subject, above: &[Ancestor<'a>]) -> (Option<&'a str>, &'a [String]) {
+    let all = || [subject].into_iter().chain(above.iter().rev().map(|above| above.subject));
+    let person = all().find_map(|subject| subject.on_behalf_of.as_deref());
+    let of_person = |subject: &&Subject| subject.on_behalf_of.as_deref() == person && !subject.groups.is_empty();
+    (person, all().find(of_person).map(|subject| subject.groups.as_slice()).unwrap_or_default())
+}
+
+/// A reason that a task above gives.
+fn of_above(mut no: Box<No>, above: &Subject) -> Box<No> {
+    for reason in &mut no.reasons {
+        reason.message = format!("task `{}`, above this one: {}", above.name, reason.message);
+    }
+    no
 }
 
 /// What a task was granted can shrink and never grows: where its scope has changed since it
@@ -544,7 +734,7 @@ fn granted_before<'a>(subject: &'a Subject, scope: &snapshot::Scope, tool: &Tool
 }
 
 /// The holders of what is looked at.
-fn entities<'a>(looks: Looks, values: &Values, action: &Action) -> Result<Cow<'a, Entities>, String> {
+fn entities(looks: Looks, values: &Values, action: &Action) -> Result<Cow<'static, Entities>, String> {
     if !looks.at_arguments() && !looks.at_properties() {
         return Ok(Cow::Borrowed(&NO_ENTITIES));
     }
@@ -613,6 +803,32 @@ fn alive(subject: &Subject, now: Timestamp) -> Result<(), Box<No>> {
     }
 }
 
+/// Whether every task above is known, and alive.
+fn line<'a>(subject: &Subject, mut above: impl Iterator<Item = &'a Subject>, now: Timestamp) -> Result<(), Box<No>> {
+    let unknown = |message: String| {
+        Err(no(Code::UnknownParent, None, message, "start a new task, below one that runs or without a parent"))
+    };
+    let Some(parent) = &subject.parent else {
+        return if subject.above.is_empty() { Ok(()) } else { unknown("the task names no parent and has one".to_owned()) };
+    };
+    if let Some(why) = &subject.unsound {
+        return unknown(why.to_string());
+    }
+    if subject.above.last().is_none_or(|link| link.task != *parent) {
+        return unknown(format!("nobody can tell what stands above task `{}`: its parent is to be `{parent}`", subject.name));
+    }
+    for (place, link) in subject.above.iter().enumerate() {
+        let Some(above) = above.next().filter(|above| subject.is_above(place, above)) else {
+            return unknown(format!("task `{}`, above this one, is gone", link.task));
+        };
+        if let Some(why) = &above.unsound {
+            return unknown(format!("task `{}`, above this one: {why}", link.task));
+        }
+        alive(above, now).map_err(|no| of_above(no, above))?;
+    }
+    Ok(())
+}
+
 /// The resource that an action is about. Where request and arguments both name one, they must
 /// agree: else the decision would be about another resource than the call.
 fn resource<'a>(tool: &ToolFacts, action: &'a Action) -> Result<Option<&'a str>, Box<No>> {
@@ -632,6 +848,7 @@ struct Taken {
     notices: Vec<Reason>,
     reservation: Option<Reservation>,
     counted: Vec<(Limit, CountedBy)>,
+    counted_above: Vec<(Limit, usize)>,
 }
 
 /// What the rules say, one after the other.
@@ -639,24 +856,32 @@ struct Taken {
 struct Found {
     denials: Vec<Reason>,
     asking: Vec<(Arc<str>, crate::api::ApprovalDemand)>,
-    counting: Vec<(Limit, CountedBy, Mode)>,
+    /// Each with the place of the task above that it is counted for.
+    counting: Vec<(Limit, CountedBy, Mode, Option<usize>)>,
     notices: Vec<Reason>,
 }
 
 impl Found {
-    fn take(&mut self, rule: &Arc<CompiledRule>, history: &History, now: Timestamp) {
+    /// Takes in a rule whose forbid holds. `place`: for which task above the one that acts.
+    fn take(&mut self, rule: &Arc<CompiledRule>, past: &Seen, place: Option<usize>, now: Timestamp) {
         let CompiledRule { id, mode, then, calls, hours, .. } = &**rule;
         let since = |calls: &compile::Calls| calls.within.and_then(|within| now.checked_sub(within).ok());
-        let called = |names: &[compile::ToolName], since| names.iter().any(|name| name.was_called(history, since));
         let calls_hold = calls.as_ref().is_none_or(|calls| {
             let since = since(calls);
-            (calls.any.is_empty() || called(&calls.any, since)) && !called(&calls.none, since)
+            // What must have been done first the task has done itself; what must not, none of them.
+            let any = calls.any.is_empty() || calls.any.iter().any(|name| past.by_any(name, since));
+            any && !calls.none.iter().any(|name| name.was_called(past.own, since))
         });
         if !calls_hold || hours.as_ref().is_some_and(|hours| !hours.hold_at(now)) {
             return;
         }
+        if place.is_some() && self.knows(id) {
+            return;
+        }
         match (then, mode) {
-            (Then::Count(limit, by), mode) => self.counting.push((limit.clone(), *by, *mode)),
+            // What the agent of a task above may do in all is counted where that agent acts.
+            (Then::Count(_, CountedBy::Agent), _) if place.is_some() => {}
+            (Then::Count(limit, by), mode) => self.counting.push((limit.clone(), *by, *mode, place)),
             (Then::Deny(words), Mode::Enforce) => self.denials.push(rule_denied(id, words)),
             (Then::Deny(words), _) => self.notices.push(rule_denied(id, words)),
             (Then::Approve(demand), Mode::Enforce) => self.asking.push((id.clone(), demand.clone())),
@@ -664,10 +889,16 @@ impl Found {
         }
     }
 
+    /// Whether a rule has denied or asked already; a limit counts for each task that it is about.
+    fn knows(&self, id: &Arc<str>) -> bool {
+        let said = |reason: &Reason| reason.rule.as_ref() == Some(id);
+        self.denials.iter().any(said) || self.notices.iter().any(said) || self.asking.iter().any(|(asking, _)| asking == id)
+    }
+
     /// Any deny wins, then approvals, then limits; what is left is taken into the histories.
     fn conclude(
         self,
-        of_scope: &[Limit],
+        of_scopes: impl Iterator<Item = (Limit, Option<usize>)>,
         histories: &mut Histories,
         mark: &Mark,
         awaited: bool,
@@ -681,33 +912,33 @@ impl Found {
             let reasons = asking.iter().map(|(id, demand)| approval_required(id, &demand.approvers)).collect();
             return Err(Box::new(No { reasons, notices, approval: Some(Approval::of(asking)) }));
         }
-        histories.task.expire(now);
-        histories.agent.expire(now);
-        let counting: Vec<(Limit, CountedBy, Mode)> =
-            of_scope.iter().map(|limit| (limit.clone(), CountedBy::Task, Mode::Enforce)).chain(counting).collect();
+        histories.expire(now);
+        let of_scopes = of_scopes.map(|(limit, place)| (limit, CountedBy::Task, Mode::Enforce, place));
+        let counting: Vec<_> = of_scopes.chain(counting).collect();
         let mut reached = vec![];
-        for (limit, by, mode) in &counting {
-            let history = match by {
-                CountedBy::Task => &*histories.task,
-                CountedBy::Agent => &*histories.agent,
+        for (limit, by, mode, place) in &counting {
+            let (history, whose) = match (place.and_then(|place| histories.above.get(place)), by) {
+                (Some(above), _) => (&*above.history, format!("task `{}`, with those below it,", above.subject.name)),
+                (None, CountedBy::Task) => (&*histories.task, "task".to_owned()),
+                (None, CountedBy::Agent) => (&*histories.agent, "agent".to_owned()),
             };
             if history.left(limit, now) == 0 {
-                let reason = limit_reached(limit, *by);
+                let reason = limit_reached(limit, &whose);
                 if *mode == Mode::Enforce { reached.push(reason) } else { notices.push(reason) }
             }
         }
         if !reached.is_empty() {
             return Err(Box::new(No { reasons: reached, notices, approval: None }));
         }
-        if awaited && !(histories.task.has_room() && histories.agent.has_room()) {
+        if awaited && !histories.has_room() {
             return Err(no(
                 Code::LimitReached,
                 None,
-                format!("{} actions of this task await their outcome", history::MOST_RESERVED),
+                format!("{} actions of this task, or of one above it, await their outcome", history::MOST_RESERVED),
                 AWAIT_OUTCOMES,
             ));
         }
-        if !histories.task.can_remember(mark) {
+        if !histories.can_remember(mark) {
             return Err(no(
                 Code::LimitReached,
                 None,
@@ -718,17 +949,58 @@ impl Found {
                 "what cannot be remembered is not permitted: start a new task",
             ));
         }
-        let counted: Vec<(Limit, CountedBy)> = counting.into_iter().map(|(limit, by, _)| (limit, by)).collect();
+        let (mut counted, mut counted_above) = (vec![], vec![]);
+        for (limit, by, _, place) in counting {
+            match place {
+                None => counted.push((limit, by)),
+                Some(place) => counted_above.push((limit, place)),
+            }
+        }
+        let reservation = histories.take(mark, &counted, &counted_above, awaited, now);
+        Ok(Taken { notices, reservation, counted, counted_above })
+    }
+}
+
+impl Histories<'_> {
+    fn expire(&mut self, now: Timestamp) {
+        self.above.iter_mut().for_each(|above| above.history.expire(now));
+        self.task.expire(now);
+        self.agent.expire(now);
+    }
+
+    fn has_room(&self) -> bool {
+        self.task.has_room() && self.agent.has_room() && self.above.iter().all(|above| above.history.has_room())
+    }
+
+    fn can_remember(&self, mark: &Mark) -> bool {
+        self.task.can_remember(mark) && self.above.iter().all(|above| above.history.can_remember(mark))
+    }
+
+    /// Takes a permitted action into all of them.
+    fn take(
+        &mut self,
+        mark: &Mark,
+        counted: &[(Limit, CountedBy)],
+        counted_above: &[(Limit, usize)],
+        awaited: bool,
+        now: Timestamp,
+    ) -> Option<Reservation> {
+        let mut above = vec![];
+        for (place, ancestor) in self.above.iter_mut().enumerate() {
+            let limits = counted_above.iter().filter(|(_, of)| *of == place).map(|(limit, _)| limit.clone());
+            let limits: Vec<Limit> = limits.collect();
+            above.extend(ancestor.history.take_of(Whose::Below, mark, &limits, awaited, now));
+        }
         let of = |wanted: CountedBy| -> Vec<Limit> {
             counted.iter().filter(|(_, by)| *by == wanted).map(|(limit, _)| limit.clone()).collect()
         };
         let of_agent = of(CountedBy::Agent);
         let agent = match of_agent.as_slice() {
             [] => None,
-            limits => histories.agent.take(mark, limits, awaited, now),
+            limits => self.agent.take(mark, limits, awaited, now),
         };
-        let task = histories.task.take(mark, &of(CountedBy::Task), awaited, now);
-        Ok(Taken { notices, reservation: task.map(|task| Reservation { task, agent }), counted })
+        let task = self.task.take(mark, &of(CountedBy::Task), awaited, now)?;
+        Some(Reservation { task, above, agent })
     }
 }
 
@@ -767,11 +1039,7 @@ fn approval_required(id: &Arc<str>, approvers: &[String]) -> Reason {
     }
 }
 
-fn limit_reached(limit: &Limit, by: CountedBy) -> Reason {
-    let whose = match by {
-        CountedBy::Task => "task",
-        CountedBy::Agent => "agent",
-    };
+fn limit_reached(limit: &Limit, whose: &str) -> Reason {
     let (window, help) = match limit.per {
         Some(per) => (format!(" in {} s", per.as_secs()), WAIT.to_owned()),
         None => (" in its life".to_owned(), "start a new task, or have the limit raised".to_owned()),

@@ -170,6 +170,13 @@ impl fmt::Display for Reason {
     }
 }
 
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Wait(because) | Self::Refuse(because)) = self;
+        f.write_str(&because.message)
+    }
+}
+
 impl Because {
     /// A reason with its sentence.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {

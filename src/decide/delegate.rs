@@ -102,9 +102,8 @@ pub fn ended(task: &AgentTask, above: Above<'_>, now: Timestamp) -> Option<Becau
         return because(format!("task `{name}` is not the parent that this one began with"));
     }
     for (index, link) in expected.iter().rev().enumerate() {
-        let is_it = |ancestor: &&Ancestor| {
-            ancestor.task.name_any() == link.task && ancestor.task.uid().unwrap_or_default() == link.uid
-        };
+        let is_it =
+            |ancestor: &&Ancestor| ancestor.task.name_any() == link.task && ancestor.task.uid().unwrap_or_default() == link.uid;
         match line.get(index).filter(is_it) {
             None => return because(format!("task `{}`, above this one, is gone", link.task)),
             Some(ancestor) => {
@@ -279,7 +278,8 @@ pub(super) fn within(case: Case<'_>, rules: &[KubernetesRule], credentials: &[Cr
         }
         within_tools(case, parent.task)?;
     }
-    let of_parent = parent.scope.map(|scope| check::credentials(parent.task, scope, !held(parent.task).is_empty())).transpose()?;
+    let of_parent =
+        parent.scope.map(|scope| check::credentials(parent.task, scope, !held(parent.task).is_empty())).transpose()?;
     let of_parent = of_parent.unwrap_or_default();
     let audience = |credential: &Credential| credential.service_account_token.as_ref().map(|token| token.audience.clone());
     let same = |one: &Credential, other: &Credential| audience(one) == audience(other) && one.secret_key == other.secret_key;
@@ -310,7 +310,8 @@ fn within_tools(case: Case<'_>, parent: &AgentTask) -> Result<(), Hold> {
     let held = tools(case.namespace, parent, of_parent.unwrap_or_default());
     let wanted = tools(case.namespace, case.task, own);
     let Some(beyond) = wanted.iter().find(|tool| !held.contains(*tool)) else { return Ok(()) };
-    let short = |tool: &String| tool.strip_prefix(case.namespace).and_then(|rest| rest.strip_prefix('/')).unwrap_or(tool).to_owned();
+    let short =
+        |tool: &String| tool.strip_prefix(case.namespace).and_then(|rest| rest.strip_prefix('/')).unwrap_or(tool).to_owned();
     let kept: Vec<String> = wanted.intersection(&held).map(short).collect();
     Err(refuse(
         Reason::BeyondParent,
@@ -326,7 +327,8 @@ fn within_tools(case: Case<'_>, parent: &AgentTask) -> Result<(), Hold> {
 /// The tools that some grants leave a task, each as `namespace/server/tool`.
 fn tools(namespace: &str, task: &AgentTask, grants: &[crate::api::ToolGrant]) -> BTreeSet<String> {
     let kept = task.spec.narrow.as_ref().and_then(|narrow| narrow.tools.as_ref());
-    let named = grants.iter().flat_map(|grant| grant.names.iter().map(|tool| (&grant.server, format!("{}/{tool}", grant.server))));
+    let named =
+        grants.iter().flat_map(|grant| grant.names.iter().map(|tool| (&grant.server, format!("{}/{tool}", grant.server))));
     named
         .filter(|(_, name)| kept.is_none_or(|kept| kept.contains(name)))
         .map(|(server, name)| if server.contains('/') { name } else { format!("{namespace}/{name}") })

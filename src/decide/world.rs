@@ -8,8 +8,8 @@ use kube::ResourceExt as _;
 use super::related::Related;
 use super::waive::Waiver;
 use crate::api::{
-    AgentIdentity, AgentPolicySpec, AgentTask, ClusterAgentPolicySpec, Guardrails, HonouredWaivers, Mode, Phase, PolicyWaiver,
-    TaskScope, Workloads, names,
+    AgentIdentity, AgentPolicySpec, AgentTask, ClusterAgentPolicySpec, Guardrails, HonouredWaivers, Link, Mode, Phase,
+    PolicyWaiver, TaskScope, Workloads, names,
 };
 
 /// The API server issues no token that lives shorter, in seconds.
@@ -90,6 +90,10 @@ pub struct Task {
     pub ending: bool,
     /// Whether it holds rights on the Kubernetes API.
     pub has_rules: bool,
+    /// Whether it has a parent.
+    pub is_child: bool,
+    /// The tasks above it, once it has its authority.
+    pub chain: Vec<Link>,
 }
 
 impl Task {
@@ -105,6 +109,8 @@ impl Task {
             owns: names::of_task(&task.name_any(), &uid),
             deadline: deadline(task),
             ending: task.spec.end.is_some() || task.metadata.deletion_timestamp.is_some(),
+            is_child: task.spec.parent.is_some(),
+            chain: status.chain,
             has_rules: status.grant.is_some_and(|grant| !grant.rules.is_empty()),
             uid,
         }
@@ -210,6 +216,20 @@ impl World {
     /// # Errors
     /// The reason, in words.
     pub fn usable(&self, namespace: &str, name: &str, task: &Task, now: Timestamp) -> Result<(), String> {
+        self.stands(namespace, name, task, now)?;
+        if task.is_child == task.chain.is_empty() {
+            return Err(format!("the tasks above task `{name}` are not written down"));
+        }
+        for link in &task.chain {
+            let above = self.task(namespace, &link.task).filter(|above| above.uid == link.uid);
+            let above = above.ok_or_else(|| format!("task `{}`, above task `{name}`, is gone", link.task))?;
+            self.stands(namespace, &link.task, above, now).map_err(|why| format!("{why}, and task `{name}` with it"))?;
+        }
+        Ok(())
+    }
+
+    /// The same, whatever stands above it.
+    fn stands(&self, namespace: &str, name: &str, task: &Task, now: Timestamp) -> Result<(), String> {
         if now >= task.deadline {
             return Err(format!("task `{name}` passed its deadline at {}", task.deadline));
         }

@@ -250,6 +250,9 @@ pub fn shown(answer: &Answer) -> Value {
     if !answer.is_yes() {
         context["reason"] = Value::String(answer.words());
     }
+    if !decision.looked_at.chain.is_empty() {
+        context["chain"] = json!(decision.looked_at.chain);
+    }
     if !decision.notices.is_empty() {
         context["notices"] = decision.notices.iter().map(reason).collect();
     }

@@ -28,7 +28,7 @@ use tonic::Status;
 use tracing::info;
 
 use crate::authorizer::mcp::{self, Refused, What, Wish};
-use crate::authorizer::state::Live;
+use crate::authorizer::state::Acting;
 use crate::authorizer::trust::{Asker, Caller, TrustError};
 use crate::authorizer::{Answer, Authorizer, Question, refused};
 use crate::decide::authorize::{Action, Code, Snapshot, reach};
@@ -158,7 +158,9 @@ impl Door {
         match wish {
             Ok(Wish { what: What::Call { .. }, .. }) => self.authorizer.decide_by(snapshot, &question).await,
             Ok(Wish { what: What::Reach, .. }) => {
-                let judge = |task: &Live, now| reach(snapshot, known_at, &task.subject(), &route.server, now);
+                let judge = |acting: &Acting, now| {
+                    reach(snapshot, known_at, &acting.task.subject(), &acting.subjects_above(), &route.server, now)
+                };
                 self.authorizer.conclude(&question, judge).await
             }
             Err(refusal) => {

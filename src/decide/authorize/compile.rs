@@ -369,7 +369,16 @@ impl ToolName {
         }
     }
 
-    /// Whether such a tool was called since a time.
+    /// Whether a task below one called such a tool since a time.
+    #[must_use]
+    pub fn was_called_below(&self, history: &History, since: Option<Timestamp>) -> bool {
+        match self {
+            Self::Tool(key) | Self::Server(key) => history.called_below(key, since),
+            Self::AnyTool(name) | Self::AnyServer(name) => history.called_anywhere_below(name, since),
+        }
+    }
+
+    /// Whether the task itself called such a tool since a time.
     #[must_use]
     pub fn was_called(&self, history: &History, since: Option<Timestamp>) -> bool {
         match self {

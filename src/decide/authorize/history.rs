@@ -28,8 +28,10 @@ const LONGEST_NAME: usize = 512;
 /// Everything one task has done, or all tasks of one agent together.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// Uses by tool key (`namespace/server/tool`).
+    /// Uses by tool key (`namespace/server/tool`), by the task itself.
     used: BTreeMap<Arc<str>, Used>,
+    /// The same by tasks below it. Apart: what another has done is no precondition that it met.
+    used_below: BTreeMap<Arc<str>, Used>,
     /// Permitted actions by the limit that counts them.
     counters: BTreeMap<Arc<str>, Counter>,
     reserved: BTreeMap<u64, Reserved>,
@@ -63,6 +65,16 @@ struct Reserved {
     expires: Timestamp,
     tool: Arc<str>,
     limits: Vec<Arc<str>>,
+    whose: Whose,
+}
+
+/// Who did something that is taken into the history of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The task itself.
+    Own,
+    /// A task below it.
+    Below,
 }
 
 /// One limit that counts an action.
@@ -121,25 +133,29 @@ impl History {
         self.used.iter().map(|(tool, used)| (tool.as_ref(), used.done))
     }
 
-    /// Whether a tool, or any tool of a server, was called since a time. Only what was carried
-    /// out counts: a call that is still under way has not happened yet.
+    /// Whether the task itself called a tool, or any tool of a server, since a time. Only what was
+    /// carried out counts: a call that is still under way has not happened yet.
     #[must_use]
     pub fn called(&self, key: &str, since: Option<Timestamp>) -> bool {
-        let recent = |used: &Used| used.done > 0 && since.is_none_or(|since| used.last >= since);
-        let server = format!("{key}/");
-        let tools = self.used.range::<str, _>((Bound::Included(server.as_str()), Bound::Unbounded));
-        self.used.get(key).is_some_and(recent)
-            || tools.take_while(|(tool, _)| tool.starts_with(&server)).any(|(_, used)| recent(used))
+        called(&self.used, key, since)
     }
 
     /// The same, of a server or tool of this name in any namespace.
     #[must_use]
     pub fn called_anywhere(&self, name: &str, since: Option<Timestamp>) -> bool {
-        let meant = |tool: &str| {
-            let rest = tool.split_once('/').map_or(tool, |(_, rest)| rest);
-            rest.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        self.used.iter().any(|(tool, used)| used.done > 0 && since.is_none_or(|since| used.last >= since) && meant(tool))
+        called_anywhere(&self.used, name, since)
+    }
+
+    /// Whether a task below called a tool, or any tool of a server, since a time.
+    #[must_use]
+    pub fn called_below(&self, key: &str, since: Option<Timestamp>) -> bool {
+        called(&self.used_below, key, since)
+    }
+
+    /// The same, of a server or tool of this name in any namespace.
+    #[must_use]
+    pub fn called_anywhere_below(&self, name: &str, since: Option<Timestamp>) -> bool {
+        called_anywhere(&self.used_below, name, since)
     }
 
     /// How many more actions a limit leaves at a time.
@@ -166,7 +182,8 @@ impl History {
     #[must_use]
     pub fn can_remember(&self, mark: &Mark) -> bool {
         let is_short = mark.tool.len() <= LONGEST_NAME && mark.domain.len() <= LONGEST_NAME;
-        let tools = self.used.len() < MOST_TOUCHED || self.used.contains_key(&mark.tool);
+        let has_room = |used: &BTreeMap<_, _>| used.len() < MOST_TOUCHED || used.contains_key(&mark.tool);
+        let tools = has_room(&self.used) && has_room(&self.used_below);
         let domains = self.domains.len() < MOST_TOUCHED || self.domains.contains(&mark.domain);
         is_short && tools && domains
     }
@@ -180,6 +197,11 @@ impl History {
     /// Takes in a permitted action. `awaited`: the id of a reservation comes back, and the action
     /// counts as carried out once [`History::settle`] says so.
     pub fn take(&mut self, mark: &Mark, limits: &[Limit], awaited: bool, now: Timestamp) -> Option<u64> {
+        self.take_of(Whose::Own, mark, limits, awaited, now)
+    }
+
+    /// The same of what the task or one below it was permitted.
+    pub fn take_of(&mut self, whose: Whose, mark: &Mark, limits: &[Limit], awaited: bool, now: Timestamp) -> Option<u64> {
         for limit in limits {
             let counter = self.counters.entry(limit.id.clone()).or_default();
             counter.total += 1;
@@ -203,14 +225,14 @@ impl History {
             self.domains.insert(mark.domain.clone());
         }
         if !awaited {
-            self.done(&mark.tool, now);
+            self.done(whose, &mark.tool, now);
             return None;
         }
         let id = self.next;
         self.next += 1;
         let expires = now.checked_add(RESERVED_FOR).unwrap_or(Timestamp::MAX);
         let limits = limits.iter().map(|limit| limit.id.clone()).collect();
-        self.reserved.insert(id, Reserved { at: now, expires, tool: mark.tool.clone(), limits });
+        self.reserved.insert(id, Reserved { at: now, expires, tool: mark.tool.clone(), limits, whose });
         Some(id)
     }
 
@@ -218,7 +240,7 @@ impl History {
     pub fn settle(&mut self, id: u64, outcome: Outcome, now: Timestamp) -> bool {
         let Some(reserved) = self.reserved.remove(&id) else { return false };
         match outcome {
-            Outcome::Completed => self.done(&reserved.tool, now),
+            Outcome::Completed => self.done(reserved.whose, &reserved.tool, now),
             Outcome::Failed => self.give_back(&reserved),
         }
         true
@@ -234,8 +256,12 @@ impl History {
         }
     }
 
-    fn done(&mut self, tool: &Arc<str>, now: Timestamp) {
-        let used = self.used.entry(tool.clone()).or_insert(Used { done: 0, last: now });
+    fn done(&mut self, whose: Whose, tool: &Arc<str>, now: Timestamp) {
+        let used = match whose {
+            Whose::Own => &mut self.used,
+            Whose::Below => &mut self.used_below,
+        };
+        let used = used.entry(tool.clone()).or_insert(Used { done: 0, last: now });
         used.done += 1;
         used.last = used.last.max(now);
     }
@@ -250,6 +276,21 @@ impl History {
             }
         }
     }
+}
+
+fn called(uses: &BTreeMap<Arc<str>, Used>, key: &str, since: Option<Timestamp>) -> bool {
+    let recent = |used: &Used| used.done > 0 && since.is_none_or(|since| used.last >= since);
+    let server = format!("{key}/");
+    let tools = uses.range::<str, _>((Bound::Included(server.as_str()), Bound::Unbounded));
+    uses.get(key).is_some_and(recent) || tools.take_while(|(tool, _)| tool.starts_with(&server)).any(|(_, used)| recent(used))
+}
+
+fn called_anywhere(uses: &BTreeMap<Arc<str>, Used>, name: &str, since: Option<Timestamp>) -> bool {
+    let meant = |tool: &str| {
+        let rest = tool.split_once('/').map_or(tool, |(_, rest)| rest);
+        rest.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    uses.iter().any(|(tool, used)| used.done > 0 && since.is_none_or(|since| used.last >= since) && meant(tool))
 }
 
 #[cfg(test)]

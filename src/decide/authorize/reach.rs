@@ -5,15 +5,24 @@
 //! about a call takes, without an action. Out: a [`Decision`]. Nothing is counted, and no rule is
 //! asked: rules are about tools.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::snapshot::Scope;
-use super::{Code, Decision, LookedAt, No, Outcome, Reason, Risk, Server, Snapshot, Subject, alive, fresh, no};
+use super::{Code, Decision, LookedAt, No, Outcome, Reason, Risk, Server, Snapshot, Subject, alive, fresh, line, no, of_above};
 
-/// Decides whether a task may speak to a server.
-pub fn reach(snapshot: &Snapshot, known_at: Timestamp, subject: &Subject, server: &str, now: Timestamp) -> Decision {
+/// Decides whether a task may speak to a server. `above`: the tasks above it, the root first.
+pub fn reach(
+    snapshot: &Snapshot,
+    known_at: Timestamp,
+    subject: &Subject,
+    above: &[Arc<Subject>],
+    server: &str,
+    now: Timestamp,
+) -> Decision {
     let mut looked_at = LookedAt::default();
-    let judged = judge(snapshot, known_at, subject, server, now, &mut looked_at);
+    let judged = judge(snapshot, known_at, subject, above, server, now, &mut looked_at);
     let (outcome, risk, reasons) = match judged {
         Ok(reason) => (Outcome::Permit, Risk::Low, vec![reason]),
         Err(no) => (Outcome::Deny, Risk::High, no.reasons),
@@ -25,14 +34,17 @@ fn judge(
     snapshot: &Snapshot,
     known_at: Timestamp,
     subject: &Subject,
+    above: &[Arc<Subject>],
     server: &str,
     now: Timestamp,
     looked_at: &mut LookedAt,
 ) -> Result<Reason, Box<No>> {
     looked_at.versions.push((format!("AgentTask {}", subject.key), subject.versions[0].clone()));
     looked_at.versions.push((format!("AgentIdentity {}", subject.agent_key), subject.versions[1].clone()));
+    looked_at.note_above(subject, above.iter().map(AsRef::as_ref));
     fresh(snapshot, known_at, now)?;
     alive(subject, now)?;
+    line(subject, above.iter().map(AsRef::as_ref), now)?;
     let shard = snapshot.shard(&subject.namespace);
     snapshot.readable(shard)?;
     let server = snapshot.usable(&subject.namespace, server)?;
@@ -42,6 +54,14 @@ fn judge(
     if !names(scope, subject, server) {
         let message = format!("scope `{}` leaves this task no tool of `{}`", subject.scope, server.key);
         return Err(no(Code::OutOfScope, None, message, "stay within the scope, or start a task with one that covers it"));
+    }
+    for above in above {
+        let scope = shard.scope(&above.scope).map_err(|no| of_above(no, above))?;
+        if !names(scope, above, server) {
+            let message = format!("scope `{}` leaves it no tool of `{}`", above.scope, server.key);
+            let help = "stay within the scopes of the tasks above";
+            return Err(of_above(no(Code::OutOfScope, None, message, help), above));
+        }
     }
     Ok(Reason {
         code: Code::Permitted,

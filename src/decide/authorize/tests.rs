@@ -8,6 +8,8 @@ use super::snapshot::{Compiler, ServerSource, Sources, Trouble, Written};
 use super::*;
 use crate::decide::world::Loaded;
 
+mod chain;
+
 const FINANCE: &str = r#"
 servers:
   ledger:
@@ -87,6 +89,8 @@ struct Scene {
     subject: Subject,
     task: History,
     agent: History,
+    /// The tasks above, the root first.
+    above: Vec<(Subject, History)>,
     now: Timestamp,
 }
 
@@ -112,11 +116,37 @@ fn scene(policies: &str) -> Scene {
         subject,
         task: History::default(),
         agent: History::default(),
+        above: vec![],
         now: Timestamp::from_second(1_000).unwrap(),
     }
 }
 
 impl Scene {
+    /// Puts tasks of these names above, the root first, each of the same scope and of the agent
+    /// `lead`.
+    fn stands_below(&mut self, names: &[&str]) {
+        let link = |name: &&str| Link { task: (*name).to_owned(), uid: format!("uid-{name}"), agent: "lead".into() };
+        let links: Vec<Link> = names.iter().map(link).collect();
+        let parent = |place: usize| place.checked_sub(1).map(|place| names[place].to_owned());
+        self.above = (0..names.len())
+            .map(|place| {
+                let subject = Subject {
+                    name: names[place].into(),
+                    key: format!("finance/{}", names[place]),
+                    uid: links[place].uid.clone(),
+                    agent: "lead".into(),
+                    agent_key: "finance/lead".into(),
+                    parent: parent(place),
+                    above: links[..place].to_vec(),
+                    ..self.subject.clone()
+                };
+                (subject, History::default())
+            })
+            .collect();
+        self.subject.parent = parent(names.len());
+        self.subject.above = links;
+    }
+
     fn action(&mut self, tool: &str, arguments: &Value, change: impl FnOnce(&mut Action)) -> Decision {
         let (server, tool) = tool.rsplit_once('/').unwrap();
         let none = Map::new();
@@ -132,7 +162,8 @@ impl Scene {
             kubernetes: None,
         };
         change(&mut action);
-        let mut histories = Histories { task: &mut self.task, agent: &mut self.agent };
+        let above = self.above.iter_mut().map(|(subject, history)| Ancestor { subject, history }).collect();
+        let mut histories = Histories { task: &mut self.task, agent: &mut self.agent, above };
         authorize(&self.snapshot, self.now, &self.subject, &action, &mut histories, self.now)
     }
 
@@ -306,7 +337,7 @@ fn what_is_known_must_be_fresh() {
         kubernetes: None,
     };
     let mut at = |age: i64| {
-        let mut histories = Histories { task: &mut scene.task, agent: &mut scene.agent };
+        let mut histories = Histories { task: &mut scene.task, agent: &mut scene.agent, above: vec![] };
         let known_at = scene.now.checked_sub(SignedDuration::from_secs(age)).unwrap();
         authorize(&scene.snapshot, known_at, &scene.subject, &action, &mut histories, scene.now).reasons[0].code
     };
@@ -647,7 +678,8 @@ fn a_policy_sees_every_attribute_that_it_looks_at() {
         let rule = json!([{"name": "r", "deny": "seen", "when": {"cedar": condition}}]);
         let mut scene = scene(&json!({"cluster": {"p": rule}}).to_string());
         assert_eq!(scene.trouble, [], "{condition}");
-        (scene.subject.depth, scene.subject.groups, scene.subject.on_behalf_of) = (2, vec!["leads".into()], Some("alice".into()));
+        scene.stands_below(&["root", "lead"]);
+        (scene.subject.groups, scene.subject.on_behalf_of) = (vec!["leads".into()], Some("alice".into()));
         static GIVEN: LazyLock<[Value; 2]> = LazyLock::new(|| [json!({"role": "clerk"}), json!({"archived": true})]);
         let [role, archived] = &*GIVEN;
         let decision = scene.action("ledger/read", &json!({"account": "1"}), |action| {

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::*;
+
+mod children;
 use crate::api::{AgentPolicySpec, Workloads};
 
 const START: i64 = 1_800_000_000;
@@ -81,6 +83,7 @@ impl Scene {
             identity: self.identity.as_ref(),
             scope: self.scope.as_ref(),
             policies: &[],
+            above: Above::Unknown,
             max_token_ttl: Workloads::BUILT_IN.max_token_ttl,
             owned: self.owned,
             answer: self.answer.as_ref(),
@@ -487,7 +490,14 @@ fn no_token_outlives_its_task_by_more_than_the_api_servers_least() {
 
 /// The longest life of a token under a policy, for a task of this life, so long after its start.
 fn longest(most: Duration, ttl: &str, now: i64) -> i64 {
-    let observed =
-        Observed { identity: None, scope: None, policies: &[], max_token_ttl: most, owned: Owned::default(), answer: None };
+    let observed = Observed {
+        identity: None,
+        scope: None,
+        policies: &[],
+        above: Above::Unknown,
+        max_token_ttl: most,
+        owned: Owned::default(),
+        answer: None,
+    };
     longest_token(&task(json!({"spec": {"ttl": ttl}})), &observed, at(now))
 }

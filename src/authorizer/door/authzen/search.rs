@@ -92,7 +92,7 @@ async fn task(authorizer: &Authorizer, snapshot: &Snapshot, envelope: &Envelope,
 }
 
 /// Whether a task would be permitted. What it would do is not taken into its history.
-fn would(authorizer: &Authorizer, snapshot: &Snapshot, task: &Live, asked: &Asked<'_>) -> bool {
+fn would(authorizer: &Authorizer, snapshot: &Snapshot, task: &Arc<Live>, asked: &Asked<'_>) -> bool {
     let subject = task.subject();
     let Ok((Call { server, tool }, resource)) = asked.action(snapshot, &subject.namespace) else { return false };
     let mut subject_properties: Map<String, Value> = asked.subject.properties.clone();
