@@ -205,6 +205,8 @@ fn world(tasks: usize, tasks_a_namespace: usize) -> World {
             deadline,
             ending: false,
             has_rules: true,
+            is_child: false,
+            chain: vec![],
         };
         here.put_task(name, task);
     }

@@ -1,4 +1,6 @@
-//! `mandate task start|get|end`: what people do with tasks, with the reasons in words.
+//! `mandate task start|get|end|tree`: what people do with tasks, with the reasons in words.
+
+mod tree;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ pub(super) enum Command {
     Start(Start),
     /// Show one task, or list the tasks of a namespace
     Get(Get),
+    /// Show who delegated to whom
+    Tree(tree::Args),
     /// End a task and wait until its authority is taken back
     End(End),
 }
@@ -56,7 +60,10 @@ pub(super) struct Start {
     /// Life of the task, such as `15m`
     #[arg(long, default_value = "15m")]
     ttl: crate::api::Duration,
-    /// User the task acts for
+    /// The task that delegates to this one
+    #[arg(long, value_name = "TASK")]
+    parent: Option<String>,
+    /// User the task acts for [default: as the parent]
     #[arg(long = "for", value_name = "USER")]
     on_behalf_of: Option<String>,
     /// Name of the task [default: the agent's name and something unique]
@@ -126,6 +133,7 @@ pub(super) fn run(command: Command) -> anyhow::Result<Outcome> {
         match command {
             Command::Start(args) => start(args).await,
             Command::Get(args) => get(args).await,
+            Command::Tree(args) => tree::run(args).await,
             Command::End(args) => end(args).await,
         }
     })
@@ -141,7 +149,7 @@ async fn tasks(cluster: &Cluster) -> anyhow::Result<Api<AgentTask>> {
 async fn start(args: Start) -> anyhow::Result<Outcome> {
     let api = tasks(&args.cluster).await?;
     let spec = json!({
-        "agent": args.agent, "scope": args.scope, "objective": args.objective, "ttl": args.ttl,
+        "agent": args.agent, "scope": args.scope, "objective": args.objective, "ttl": args.ttl, "parent": args.parent,
         "onBehalfOf": args.on_behalf_of.map(|user| Person { user }),
     });
     let spec: AgentTaskSpec = serde_json::from_value(spec).context("making the task")?;
@@ -233,6 +241,10 @@ fn show(task: &AgentTask, output: Output) -> anyhow::Result<()> {
             writeln!(out, "Objective   {}", spec.objective)?;
             if let Some(requester) = &spec.requested_by {
                 writeln!(out, "Asked by    {}", requester.username)?;
+            }
+            if let Some(parent) = &spec.parent {
+                let above = status.chain.iter().map(|link| link.task.as_str()).collect::<Vec<_>>().join(" > ");
+                writeln!(out, "Below       {}", if above.is_empty() { parent } else { &above })?;
             }
             if let Some(person) = &spec.on_behalf_of {
                 writeln!(out, "Acts for    {}", person.user)?;

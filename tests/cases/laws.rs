@@ -8,6 +8,7 @@ use mandate::api::{
     AgentIdentity, AgentTask, Duration, IssuedCredential, KubernetesRule, Permission, Phase, TaskScope, covers, permissions,
 };
 use mandate::decide::check::{Because, Reason};
+use mandate::decide::delegate::Above;
 use mandate::decide::grant::{Bound, Fill, Object, Observed, Owned, Plan, Step, digest, name_of_role, plan, role_of, settle};
 use mandate::decide::world::deadline;
 use proptest::prelude::*;
@@ -73,6 +74,7 @@ impl Scene {
             identity: self.identity.as_ref(),
             scope: self.scope.as_ref(),
             policies: &[],
+            above: Above::Unknown,
             max_token_ttl: self.most,
             owned: self.owned,
             answer: self.answer.as_ref(),

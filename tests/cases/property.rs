@@ -336,6 +336,8 @@ fn worlds() -> impl Strategy<Value = World> {
             deadline,
             ending: false,
             has_rules,
+            is_child: false,
+            chain: vec![],
         };
         here.put_task("t".to_owned(), task(Phase::Active, "mandate-task-t-0"));
         here.put_task("over".to_owned(), task(Phase::Ended, "mandate-task-over-0"));

@@ -6,8 +6,9 @@
 //! start a control plane of their own.
 //!
 //! Reading order: [`place`] has the words the tests are written in, [`lifecycle`] what Mandate
-//! is for; then [`hostile`], [`admission`], [`schema`], [`crash`] with its [`gate`], [`absent`],
-//! [`workloads`], [`all`], [`chart`], [`vap`], [`parity`], [`tools`].
+//! is for, [`delegation`] tasks below others; then [`hostile`], [`admission`], [`schema`],
+//! [`crash`] with its [`gate`], [`absent`], [`workloads`], [`all`], [`chart`], [`vap`],
+//! [`parity`], [`tools`].
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is the answer")]
 
 #[path = "../bed/mod.rs"]
@@ -26,6 +27,7 @@ mod all;
 mod authorizer;
 mod chart;
 mod crash;
+mod delegation;
 mod gate;
 mod hostile;
 mod lifecycle;
