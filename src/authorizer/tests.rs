@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 use super::recall::Past;
 use super::trust::{Trust, TrustFile};
 use super::*;
-use crate::api::Phase;
+use crate::api::{Link, Phase};
 use crate::audit::Settings;
 use crate::decide::authorize::snapshot::{Compiler, ServerSource, Sheet, Sources, Written};
 use crate::decide::authorize::{Standing, Subject};
@@ -112,6 +112,65 @@ async fn a_restart_makes_no_task_forget_what_it_has_done() {
     assert_eq!(code(&after, "two", "mail", "send").await, Code::Permitted, "another task has not");
     assert_eq!(code(&after, "two", "ledger", "read").await, Code::Permitted);
     assert_eq!(code(&after, "two", "ledger", "read").await, Code::LimitReached, "one of the agent's two was before the restart");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// A task below another, of an agent of its own.
+fn child(name: &str, of: &str) -> Subject {
+    let above = vec![Link { task: of.into(), uid: format!("uid-{of}"), agent: "bot".into() }];
+    let agent = format!("agent-of-{name}");
+    Subject { agent_key: format!("finance/{agent}"), agent, parent: Some(of.into()), above, ..task(name) }
+}
+
+#[tokio::test]
+async fn a_restart_makes_no_parent_forget_what_its_children_have_done() {
+    let dir = fresh("recall-chain");
+    let log = Log::open(&Settings::new(&dir)).unwrap();
+    let before = authorizer(log.clone(), Past::default());
+    before.state.put(child("below", "one"));
+    assert_eq!(code(&before, "below", "ledger", "read").await, Code::Permitted);
+    assert_eq!(code(&before, "one", "mail", "send").await, Code::RuleDenied, "what the child has read the parent has");
+    drop(before);
+    log.close().await.unwrap();
+
+    let past = Past::read(&dir, Timestamp::now()).unwrap();
+    let log = Log::open(&Settings::new(&dir)).unwrap();
+    let after = authorizer(log, past);
+    after.state.put(child("beside", "one"));
+    assert_eq!(code(&after, "one", "mail", "send").await, Code::RuleDenied);
+    assert_eq!(code(&after, "beside", "mail", "send").await, Code::RuleDenied, "nor may its other children");
+    assert_eq!(code(&after, "two", "mail", "send").await, Code::Permitted);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[tokio::test]
+async fn the_chain_of_a_child_is_looked_up_at_each_decision_and_stays_what_it_was() {
+    let dir = fresh("chain");
+    let log = Log::open(&Settings::new(&dir)).unwrap();
+    let known = authorizer(log.clone(), Past::default());
+    let state = &known.state;
+    state.put(child("below", "one"));
+    assert_eq!(code(&known, "below", "mail", "send").await, Code::Permitted);
+    // Its parent goes, and comes back; another task under that name is none.
+    state.forget("finance/one");
+    assert_eq!(code(&known, "below", "mail", "send").await, Code::UnknownParent);
+    state.put(Subject { uid: "made-anew".into(), ..task("one") });
+    assert_eq!(code(&known, "below", "mail", "send").await, Code::UnknownParent);
+    state.put(task("one"));
+    assert_eq!(code(&known, "below", "mail", "send").await, Code::Permitted);
+    // A status that is written anew moves no task below another, nor up to the root.
+    state.put(child("below", "two"));
+    assert_eq!(code(&known, "below", "mail", "send").await, Code::UnknownParent);
+    state.put(Subject { parent: None, above: vec![], ..child("below", "one") });
+    assert_eq!(code(&known, "below", "mail", "send").await, Code::UnknownParent);
+    // Two that stand above each other are both denied, and nobody waits for a lock for ever.
+    for (name, of) in [("chicken", "egg"), ("egg", "chicken"), ("self", "self")] {
+        state.put(child(name, of));
+    }
+    for name in ["chicken", "egg", "self"] {
+        assert_eq!(code(&known, name, "mail", "send").await, Code::UnknownParent);
+    }
+    log.close().await.unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

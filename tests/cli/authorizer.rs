@@ -253,6 +253,75 @@ fn a_limit_of_an_agent_holds_over_its_tasks() {
     assert_eq!(permitted(&at_once(&at, &bodies)), 5);
 }
 
+/// October delegates to a writer: three children, and a fourth whose parent is not there.
+fn with_children(limit: &str) -> [(&'static str, String); 3] {
+    let scope = read("examples/finance/scope.yaml");
+    let task = scope.split("---\n").nth(2).unwrap().to_owned();
+    let agent = scope.split("---\n").next().unwrap().replace("invoice-bot", "writer");
+    let scope = scope.replace("  maxTTL: 8h\n", &format!("  maxTTL: 8h\n  delegation: {{to: [writer]}}\n  {limit}\n"));
+    let child = |name: &str, parent: &str| {
+        let task = task.replace("name: october", &format!("name: {name}")).replace("agent: invoice-bot", "agent: writer");
+        format!("---\n{task}  parent: {parent}\n")
+    };
+    let children =
+        [("a", "october"), ("b", "october"), ("c", "october"), ("orphan", "nobody"), ("egg", "chicken"), ("chicken", "egg")];
+    let children: String = children.iter().map(|(name, parent)| child(name, parent)).collect();
+    let tools = read("examples/finance/tools.yaml");
+    [
+        ("tools.yaml", tools),
+        ("scope.yaml", format!("{scope}---\n{agent}{children}")),
+        ("policy.yaml", read("examples/finance/policy.yaml")),
+    ]
+}
+
+fn of_task(mut body: Value, task: &str) -> Value {
+    body["subject"]["id"] = json!(task);
+    body
+}
+
+#[test]
+fn of_many_calls_at_once_by_several_children_as_many_are_permitted_as_the_parent_has_left() {
+    let files = with_children("limits: {actions: 9}");
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let at = Running::start("chain", &files, "finance", &[]);
+    let search = call("ledger/search", &json!({"query": "4711"}));
+    let bodies: Vec<Value> = (0..60).map(|n| of_task(search.clone(), ["a", "b", "c", "october"][n % 4])).collect();
+    let answers = at_once(&at, &bodies);
+    assert_eq!(permitted(&answers), 9, "{answers:?}");
+    let denied = answers.iter().filter(|answer| answer["decision"] == false);
+    let told: std::collections::BTreeSet<_> = denied.map(told).collect();
+    assert_eq!(told, [("deny", "LimitReached")].into());
+    let of_child = answers.iter().find(|answer| answer["context"]["chain"] == json!(["finance/october", "finance/a"]));
+    assert!(of_child.is_some(), "{answers:?}");
+}
+
+#[test]
+fn what_one_child_has_read_keeps_its_sibling_and_its_parent_from_sending() {
+    let files = with_children("");
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let at = Running::start("chain-taint", &files, "finance", &[]);
+    assert_eq!(at.evaluate(&of_task(mail(), "b"))["decision"], true);
+    assert_eq!(at.evaluate(&of_task(about("payroll-2026-10"), "a"))["decision"], true);
+    for task in ["a", "b", "october"] {
+        assert_eq!(told(&at.evaluate(&of_task(mail(), task))), ("deny", "RuleDenied"), "{task}");
+    }
+}
+
+#[test]
+fn a_child_without_a_parent_that_can_be_told_is_denied_with_words() {
+    let files = with_children("");
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let at = Running::start("chain-unsound", &files, "finance", &[]);
+    for (task, words) in [
+        ("orphan", "there is no AgentTask `nobody` to be the parent of `orphan`"),
+        ("egg", "more than 8 tasks stand above one another, or one above itself"),
+    ] {
+        let answer = at.evaluate(&of_task(mail(), task));
+        assert_eq!(told(&answer), ("deny", "UnknownParent"));
+        assert!(answer["context"]["reason"].as_str().unwrap().contains(words), "{answer}");
+    }
+}
+
 #[test]
 fn what_is_denied_costs_nothing() {
     let at = finance("denied-is-free", &[]);

@@ -367,6 +367,22 @@ async fn a_task_scope_is_refused_with_the_field_and_the_fix() -> Outcome {
     ];
     all.extend(wrong_rules(|rules| json!({"kubernetes": {"rules": rules}})));
     all.extend(no_durations(|text| json!({"maxTTL": text})));
+    let delegates = |change: Value| {
+        let mut delegation = json!({"to": ["writer"]});
+        merge(&mut delegation, change);
+        json!({"delegation": delegation})
+    };
+    all.extend([
+        (delegates(json!({"to": null})), "spec.delegation.to: Required value"),
+        (delegates(json!({"to": []})), "spec.delegation.to in body should have at least 1 items"),
+        (delegates(json!({"to": [""]})), "spec.delegation.to[0] in body should be at least 1 chars long"),
+        (delegates(json!({"to": many(17, |n| json!(format!("a{n}")))})), "spec.delegation.to: Too many: 17"),
+        (delegates(json!({"maxDepth": 0})), "spec.delegation.maxDepth in body should be greater than or equal to 1"),
+        (delegates(json!({"maxDepth": 9})), "spec.delegation.maxDepth in body should be less than or equal to 8"),
+        (delegates(json!({"maxChildren": 0})), "spec.delegation.maxChildren in body should be greater than or equal to 1"),
+        (delegates(json!({"maxChildren": 65})), "spec.delegation.maxChildren in body should be less than or equal to 64"),
+        (delegates(json!({"depth": 2})), "unknown field \"spec.delegation.depth\""),
+    ]);
     all.extend(no_durations(|text| token(json!({"ttl": text}))));
     all_refused("TaskScope", all).await?;
     all_misnamed("TaskScope", &[(&word(64), "63 characters at most")]).await?;
@@ -414,6 +430,10 @@ async fn an_agent_task_is_refused_with_the_field_and_the_fix() -> Outcome {
         (json!({"scope": null}), "spec.scope: Required value"),
         (json!({"scope": ""}), "spec.scope in body should"),
         (json!({"scope": "Read"}), "spec.scope in body should match"),
+        (json!({"parent": ""}), "spec.parent in body should be at least 1 chars long"),
+        (json!({"parent": "other/task"}), "spec.parent in body should match"),
+        (json!({"parent": word(64)}), "spec.parent: Too long"),
+        (json!({"parent": "x"}), "a task cannot be its own parent"),
         (json!({"objective": null}), "spec.objective: Required value"),
         (json!({"objective": ""}), "spec.objective in body should be at least 1 chars long"),
         (json!({"objective": word(1025)}), "spec.objective: Too long"),
@@ -509,6 +529,11 @@ async fn what_is_left_out_is_filled_in_and_shown() -> Outcome {
     for (kind, written, filled) in [
         ("AgentIdentity", json!({}), json!({"maxTTL": "1h", "suspend": false})),
         ("TaskScope", json!({}), json!({"maxTTL": "15m"})),
+        (
+            "TaskScope",
+            json!({"delegation": {"to": ["a"]}}),
+            json!({"maxTTL": "15m", "delegation": {"to": ["a"], "maxDepth": 1, "maxChildren": 16}}),
+        ),
         (
             "TaskScope",
             token,
@@ -645,7 +670,7 @@ async fn a_person_sees_at_a_glance_how_an_object_stands() -> Outcome {
         task,
         json!({"Name": "task", "Agent": "bot", "Scope": "read", "Phase": "Active", "Reason": "Issued", "Expires": true, "Age": true})
     );
-    assert_eq!(wide, ["Requested By", "For", "Objective"]);
+    assert_eq!(wide, ["Requested By", "For", "Parent", "Objective"]);
     let (agent, wide) = seen("AgentIdentity", "bot").await?;
     assert_eq!(
         agent,
