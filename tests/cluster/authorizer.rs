@@ -46,6 +46,7 @@ spec:
   intent: Keep the ledger
   kubernetes: {rules: [{apiGroups: [""], resources: [configmaps], verbs: [get, list, patch, delete]}]}
   tools: [{server: ledger, names: [read]}]
+  delegation: {to: [bot]}
   credentials:
   - {name: kubernetes, serviceAccountToken: {}}
   - {name: ledger, serviceAccountToken: {audience: "https://ledger.example"}}
@@ -207,9 +208,14 @@ impl<'a> Scene<'a> {
 
     /// Starts a task, and gives back one of its credentials.
     pub(crate) async fn start(&self, name: &str, credential: &str) -> Result<String> {
+        self.start_below(&Value::Null, name, credential).await
+    }
+
+    /// The same below another task.
+    async fn start_below(&self, parent: &Value, name: &str, credential: &str) -> Result<String> {
         let task = json!({
             "apiVersion": "mandate.dev/v1alpha1", "kind": "AgentTask", "metadata": {"name": name, "namespace": "finance"},
-            "spec": {"agent": "bot", "scope": "keep", "objective": "Keep the ledger"},
+            "spec": {"agent": "bot", "scope": "keep", "objective": "Keep the ledger", "parent": parent},
         });
         install::apply(&self.bed.admin(), &task.to_string()).await?;
         let tasks: Api<AgentTask> = Api::namespaced(self.bed.admin(), "finance");
@@ -374,6 +380,16 @@ subjects: [{kind: ServiceAccount, name: gateway, namespace: gateways}]
     let stranger = audience_token(&scene, "stranger", "mandate").await?;
     assert_eq!(ask(&stranger, &by(&token), "finance/ledger/read")?.0, "401", "RBAC gives it no `evaluate`");
 
+    // A task below it is decided for both, and the audit log says so.
+    let child = scene.start_below(&json!("keeper"), "helper", "ledger").await?;
+    let by_child = |token: &str| json!({"type": "task", "id": "finance/helper", "properties": {"token": token}});
+    let answer = scene.bed.wait("the child to be known", LIMIT, || async {
+        let answer = ask(GATEWAY, &by_child(&child), "finance/ledger/read").ok()?.1;
+        (answer["decision"] == json!(true)).then_some(answer)
+    });
+    let answer = answer.await?;
+    assert_eq!(answer["context"]["chain"], json!(["finance/keeper", "finance/helper"]));
+
     // A scope that grows gives nothing to tasks that run.
     install::apply(&scene.bed.admin(), &OBJECTS.replace("names: [read]", "names: [read, export]")).await?;
     scene
@@ -391,6 +407,8 @@ subjects: [{kind: ServiceAccount, name: gateway, namespace: gateways}]
     while ask(GATEWAY, &by(&token), "finance/ledger/read")?.1["decision"] == json!(true) {
         assert!(begun.elapsed() < Duration::from_secs(1), "a task that ended is still answered");
     }
+    let (_, answer) = ask(GATEWAY, &by_child(&child), "finance/ledger/read")?;
+    assert_eq!(answer["decision"], json!(false), "a task below one that ended is still answered: {answer}");
     Ok(())
 }
 
