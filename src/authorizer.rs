@@ -178,8 +178,8 @@ impl Authorizer {
         };
         if let (Some(acting), Some(reservation)) = (&acting, decision.reservation.take()) {
             match (&recorded, reports) {
-                (Err(_), _) => _ = acting.settle(&reservation, Reported::Failed, now),
-                (Ok(()), false) => _ = acting.settle(&reservation, Reported::Completed, now),
+                (Err(_), _) => acting.settle(&reservation, Reported::Failed, now),
+                (Ok(()), false) => acting.settle(&reservation, Reported::Completed, now),
                 (Ok(()), true) => {
                     // What was tried by an agent has been tried, however it ends.
                     acting.settle_of_agent(&reservation, Reported::Completed, now);

@@ -58,7 +58,8 @@ impl Live {
         self.subject.load_full()
     }
 
-    /// What it has done. Always taken before [`Live::agent_history`].
+    /// What it has done. Always taken after those of the tasks above it, and before
+    /// [`Live::agent_history`].
     pub fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,10 +87,10 @@ impl Acting {
         self.above.iter().map(|above| above.subject()).collect()
     }
 
-    /// Takes in how a reserved action ended; false where the reservation is gone.
-    pub fn settle(&self, reservation: &Reservation, outcome: Outcome, now: Timestamp) -> bool {
+    /// Takes in how a reserved action ended.
+    pub fn settle(&self, reservation: &Reservation, outcome: Outcome, now: Timestamp) {
         self.settle_of_agent(reservation, outcome, now);
-        self.settle_of_tasks(reservation, outcome, now)
+        let _ = self.settle_of_tasks(reservation, outcome, now);
     }
 
     /// The same in the history of the agent alone.
@@ -99,7 +100,9 @@ impl Acting {
         }
     }
 
-    /// The same in those of the task and of the tasks above it.
+    /// The same in those of the task and of the tasks above it; false where the reservation is
+    /// gone.
+    #[must_use]
     pub fn settle_of_tasks(&self, reservation: &Reservation, outcome: Outcome, now: Timestamp) -> bool {
         for (above, id) in self.above.iter().zip(&reservation.above) {
             above.history().settle(*id, outcome, now);

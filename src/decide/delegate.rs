@@ -339,7 +339,7 @@ fn tools(namespace: &str, task: &AgentTask, grants: &[crate::api::ToolGrant]) ->
 ///
 /// # Errors
 /// It names another than its parent acts for.
-pub(super) fn person<'a>(case: Case<'a>) -> Result<Option<&'a str>, Hold> {
+pub(super) fn person(case: Case<'_>) -> Result<Option<&str>, Hold> {
     let own = case.task.spec.on_behalf_of.as_ref().map(|person| person.user.as_str());
     let Some(parent) = case.above.parent() else { return Ok(own) };
     let above = case.above.line().iter().find_map(|ancestor| ancestor.task.spec.on_behalf_of.as_ref());

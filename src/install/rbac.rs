@@ -7,7 +7,8 @@
 //! The verb `act-for` on `users.mandate.dev` (to start tasks on behalf of others) is in no
 //! role here and never aggregated: it is given to whom it is meant for, by name, such as a
 //! ticket system: `{apiGroups: [mandate.dev], resources: [users], resourceNames:
-//! [alice@example.com], verbs: [act-for]}`.
+//! [alice@example.com], verbs: [act-for]}`. So is `delegate` on `agenttasks` (to start children of a
+//! task that somebody else has asked for).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -254,7 +254,7 @@ fn a_limit_of_an_agent_holds_over_its_tasks() {
 }
 
 /// October delegates to a writer: three children, and a fourth whose parent is not there.
-fn with_children(limit: &str) -> [(&'static str, String); 3] {
+pub fn with_children(limit: &str) -> [(&'static str, String); 3] {
     let scope = read("examples/finance/scope.yaml");
     let task = scope.split("---\n").nth(2).unwrap().to_owned();
     let agent = scope.split("---\n").next().unwrap().replace("invoice-bot", "writer");

@@ -57,6 +57,37 @@ fn decide_says_what_decided_and_what_would_have_to_hold() {
 }
 
 #[test]
+fn decide_looks_at_the_whole_chain_and_names_it() {
+    let dir = fresh("decide-chain");
+    let text = |delegation: &str| {
+        for (name, text) in crate::authorizer::with_children("limits: {actions: 2}") {
+            std::fs::write(dir.join(name), text.replace("delegation: {to: [writer]}", delegation)).unwrap();
+        }
+    };
+    let ask = |task: &str, more: &[&str]| {
+        let asked = ["decide", "-f", dir.to_str().unwrap(), "-n", "finance", "--at", AT, "--task", task, "--tool", "ledger/read"];
+        mandate(&[&asked, more].concat())
+    };
+    text("delegation: {to: [writer]}");
+    let yes = ask("a", &[]);
+    assert_eq!(yes.status, 0, "{yes:?}");
+    assert!(yes.out.starts_with("permit\n  chain: finance/october > finance/a\n"), "{yes:?}");
+    let spent = ask("a", &["--after", "ledger/read", "--after", "ledger/read"]);
+    assert_eq!(spent.status, 1);
+    assert!(spent.out.contains("LimitReached") && spent.out.contains("task `october`, with those below it,"), "{spent:?}");
+    let orphan = ask("orphan", &[]);
+    assert!(orphan.status == 1 && orphan.out.contains("UnknownParent: there is no AgentTask `nobody`"), "{orphan:?}");
+    for (delegation, words) in [
+        ("delegation: {to: [other]}", "TaskScope `reconcile-invoices` delegates to other, not to `writer`"),
+        ("keepPods: false", "TaskScope `reconcile-invoices` delegates to nobody"),
+    ] {
+        text(delegation);
+        let no = ask("a", &[]);
+        assert!(no.status == 1 && no.out.contains("UnknownParent") && no.out.contains(words), "{no:?}");
+    }
+}
+
+#[test]
 fn decide_takes_a_request_of_authzen_and_answers_as_the_api_does() {
     let file = fresh("decide").join("request.json");
     let ask = |body: &Value| {

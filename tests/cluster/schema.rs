@@ -433,7 +433,7 @@ async fn an_agent_task_is_refused_with_the_field_and_the_fix() -> Outcome {
         (json!({"parent": ""}), "spec.parent in body should be at least 1 chars long"),
         (json!({"parent": "other/task"}), "spec.parent in body should match"),
         (json!({"parent": word(64)}), "spec.parent: Too long"),
-        (json!({"parent": "x"}), "a task cannot be its own parent"),
+        (json!({"parent": "bad"}), "a task cannot be its own parent"),
         (json!({"objective": null}), "spec.objective: Required value"),
         (json!({"objective": ""}), "spec.objective in body should be at least 1 chars long"),
         (json!({"objective": word(1025)}), "spec.objective: Too long"),
@@ -464,7 +464,7 @@ async fn a_task_does_not_change_but_for_its_end_which_is_final() -> Outcome {
     let tasks = path(&place, "AgentTask");
     let bare = json!({"agent": "nobody", "scope": "nothing"});
     let mut full = bare.clone();
-    merge(&mut full, json!({"onBehalfOf": {"user": "root"}, "narrow": narrow}));
+    merge(&mut full, json!({"onBehalfOf": {"user": "root"}, "narrow": narrow, "parent": "bare"}));
     for (name, spec) in [("bare", &bare), ("full", &full)] {
         assert_eq!(send(&place.admin, "POST", &tasks, &object("AgentTask", name, spec.clone())).await?.code, 201);
     }
@@ -481,6 +481,7 @@ async fn a_task_does_not_change_but_for_its_end_which_is_final() -> Outcome {
         json!({"ttl": null, "historyTTL": "1h"}),
         json!({"historyTTL": "23h"}),
         json!({"requestedBy": {"username": "somebody"}}),
+        json!({"parent": "another"}),
     ] {
         for name in ["bare", "full"] {
             let said = change(name, &spec).await?;
@@ -497,6 +498,7 @@ async fn a_task_does_not_change_but_for_its_end_which_is_final() -> Outcome {
         ("full", json!({"onBehalfOf": {"user": "alice"}})),
         ("full", json!({"onBehalfOf": null})),
         ("full", json!({"narrow": null})),
+        ("full", json!({"parent": null})),
         ("full", json!({"narrow": {"rules": null}})),
         ("full", json!({"narrow": {"rules": [rule("get", "configmaps", &[])]}})),
         ("full", json!({"narrow": {"credentials": ["kubernetes"]}})),
