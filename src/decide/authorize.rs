@@ -917,13 +917,14 @@ impl Found {
         let counting: Vec<_> = of_scopes.chain(counting).collect();
         let mut reached = vec![];
         for (limit, by, mode, place) in &counting {
-            let (history, whose) = match (place.and_then(|place| histories.above.get(place)), by) {
-                (Some(above), _) => (&*above.history, format!("task `{}`, with those below it,", above.subject.name)),
-                (None, CountedBy::Task) => (&*histories.task, "task".to_owned()),
-                (None, CountedBy::Agent) => (&*histories.agent, "agent".to_owned()),
+            let above = place.and_then(|place| histories.above.get(place));
+            let history = match (above, by) {
+                (Some(above), _) => &*above.history,
+                (None, CountedBy::Task) => &*histories.task,
+                (None, CountedBy::Agent) => &*histories.agent,
             };
             if history.left(limit, now) == 0 {
-                let reason = limit_reached(limit, &whose);
+                let reason = limit_reached(limit, *by, above.map(|above| above.subject));
                 if *mode == Mode::Enforce { reached.push(reason) } else { notices.push(reason) }
             }
         }
@@ -1039,7 +1040,12 @@ fn approval_required(id: &Arc<str>, approvers: &[String]) -> Reason {
     }
 }
 
-fn limit_reached(limit: &Limit, whose: &str) -> Reason {
+fn limit_reached(limit: &Limit, by: CountedBy, above: Option<&Subject>) -> Reason {
+    let whose = match (above, by) {
+        (Some(above), _) => Cow::Owned(format!("task `{}`, with those below it,", above.name)),
+        (None, CountedBy::Task) => Cow::Borrowed("task"),
+        (None, CountedBy::Agent) => Cow::Borrowed("agent"),
+    };
     let (window, help) = match limit.per {
         Some(per) => (format!(" in {} s", per.as_secs()), WAIT.to_owned()),
         None => (" in its life".to_owned(), "start a new task, or have the limit raised".to_owned()),
