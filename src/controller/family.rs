@@ -86,3 +86,57 @@ impl Family {
         line
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::reflector;
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+
+    use super::*;
+
+    fn task(namespace: &str, name: &str, parent: Option<&str>) -> AgentTask {
+        let spec = json!({"agent": "bot", "scope": "s", "objective": "o", "parent": parent});
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec})).unwrap()
+    }
+
+    fn names(found: &[ObjectRef<AgentTask>]) -> Vec<&str> {
+        found.iter().map(|found| found.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_change_of_a_task_touches_all_below_it_and_nobody_else() {
+        let (store, mut writer) = reflector::store();
+        let family = Family::new(store);
+        let mut saw = |task: AgentTask| {
+            writer.apply_watcher_event(&Event::Apply(task.clone()));
+            family.saw(&task);
+        };
+        for (name, parent) in [("leaf", Some("mid")), ("root", None), ("mid", Some("root")), ("other", None)] {
+            saw(task("finance", name, parent));
+        }
+        saw(task("payroll", "mid", Some("root")));
+        assert_eq!(names(&family.below("finance", "root")), ["leaf", "mid"]);
+        assert_eq!(names(&family.below("finance", "mid")), ["leaf"]);
+        assert_eq!(names(&family.touched(|task| task.name_any() == "other")), ["other"]);
+        let line = family.line(&task("finance", "leaf", Some("mid")));
+        assert_eq!(line.iter().map(|task| task.name_any()).collect::<Vec<_>>(), ["mid", "root"]);
+        // One that is gone is nobody's child, and one made anew without a parent is not either.
+        saw(task("finance", "mid", None));
+        assert_eq!(names(&family.below("finance", "root")), [""; 0]);
+        assert_eq!(names(&family.below("payroll", "root")), ["mid"]);
+    }
+
+    #[test]
+    fn tasks_that_stand_above_themselves_are_each_found_once() {
+        let (store, mut writer) = reflector::store();
+        let family = Family::new(store);
+        for (name, parent) in [("egg", "chicken"), ("chicken", "egg")] {
+            let task = task("finance", name, Some(parent));
+            writer.apply_watcher_event(&Event::Apply(task.clone()));
+            family.saw(&task);
+        }
+        assert_eq!(names(&family.below("finance", "egg")), ["chicken", "egg"]);
+        assert_eq!(family.line(&task("finance", "egg", Some("chicken"))).len(), DEEPEST + 1);
+    }
+}
