@@ -282,6 +282,13 @@ impl Log {
         self.0.queue.note(entry)
     }
 
+    /// Whether so much waits to be written that callers should wait for it, by [`Log::record`].
+    /// Of what is noted in spite of it some will find no room.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.0.queue.is_half_full()
+    }
+
     /// How the log is.
     #[must_use]
     pub fn state(&self) -> State {

@@ -205,6 +205,12 @@ impl Queue {
         self.lock().broken.clone()
     }
 
+    /// Whether half of the room for notes is taken.
+    pub(super) fn is_half_full(&self) -> bool {
+        let inner = self.lock();
+        2 * inner.waiting.len() >= self.entries || 2 * inner.bytes >= self.bytes
+    }
+
     pub(super) fn len(&self) -> usize {
         self.lock().waiting.len()
     }

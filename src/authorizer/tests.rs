@@ -189,3 +189,21 @@ async fn what_cannot_be_recorded_is_not_permitted_and_counts_for_nothing() {
     assert_eq!(code(&kept, "one", "ledger", "read").await, Code::LimitReached);
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+#[tokio::test]
+async fn light_answers_wait_for_a_disk_that_cannot_keep_up_and_are_not_denied() {
+    let dir = std::env::temp_dir().join(format!("mandate-behind-{}", std::process::id()));
+    let settings = Settings { queue_entries: 8, note_delay: Duration::from_secs(60), ..Settings::new(&dir) };
+    let log = Log::open(&settings).unwrap();
+    let light = Decision { outcome: Outcome::Permit, risk: Risk::Low, ..refused(Code::Permitted, "", "") };
+    for n in 0..200 {
+        let now = Timestamp::now();
+        let entry =
+            Entry { id: audit::new_id(now), at: now, kind: Kind::Decision, keys: audit::Keys::default(), body: json!({"n": n}) };
+        assert_eq!(record(&log, entry, &light).await, Ok(()), "{n}");
+    }
+    let state = log.state();
+    log.close().await.unwrap();
+    assert!(state.broken.is_none());
+    std::fs::remove_dir_all(dir).unwrap();
+}

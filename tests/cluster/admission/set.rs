@@ -1,7 +1,7 @@
 //! A case that stands in a cluster: what it knows of is made there, its request is sent there,
 //! and the answer is put in the case's own words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -30,6 +30,8 @@ pub struct Set {
     /// Since when they have less.
     since: Instant,
     uid_of_bound: Option<String>,
+    /// UIDs of tasks in the case, and what stands for them.
+    uids: BTreeMap<String, String>,
     /// Ends of waivers in the case, and what stands for them.
     ends: Vec<(String, String)>,
 }
@@ -52,6 +54,7 @@ impl Set {
             left: vec![],
             since: Instant::now(),
             uid_of_bound: None,
+            uids: BTreeMap::new(),
             ends: vec![],
         };
         let Case { asked, .. } = &set.case;
@@ -120,7 +123,13 @@ impl Set {
         }
         self.end(&manifest)?;
         manifest = self.real(&manifest);
-        let status = manifest.as_object_mut().and_then(|members| members.remove("status"));
+        let mut status = manifest.as_object_mut().and_then(|members| members.remove("status"));
+        let links = status.as_mut().and_then(|status| status.get_mut("chain")?.as_array_mut());
+        for link in links.into_iter().flatten() {
+            if let Some(real) = link["uid"].as_str().and_then(|uid| self.uids.get(uid)) {
+                link["uid"] = json!(real);
+            }
+        }
         if let Some(metadata) = manifest["metadata"].as_object_mut() {
             metadata.retain(|member, _| !matches!(member.as_str(), "uid" | "creationTimestamp" | "deletionTimestamp"));
         }
@@ -134,6 +143,7 @@ impl Set {
             let real: AgentTask = serde_json::from_value(made.clone())?;
             let uid = |task: &AgentTask| task.metadata.uid.clone().unwrap_or_default();
             self.names.insert(0, (names::of_task(name, &uid(&written)), names::of_task(name, &uid(&real))));
+            self.uids.insert(uid(&written), uid(&real));
             self.names.insert(0, (deadline(&written).to_string(), deadline(&real).to_string()));
         }
         Ok(())
