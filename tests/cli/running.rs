@@ -25,6 +25,9 @@ pub const GATEWAY: &str = "gateway-token-of-no-worth";
 /// A running authorizer. Dropping it ends it, by its id.
 pub struct Running {
     child: Child,
+    /// Ends the authorizer when this process ends, which drops no static: it reads from a pipe that
+    /// then closes.
+    watch: Child,
     address: SocketAddr,
     admin: SocketAddr,
     dir: PathBuf,
@@ -91,6 +94,8 @@ impl Running {
         let mut command = command_of("sh", &[&script, &args[..]].concat());
         let command = command.envs(variables.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
+        let ends = ["-c", "read -r _; kill -s KILL \"$0\"", &child.id().to_string()];
+        let watch = std::process::Command::new("sh").args(ends).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (tell, told) = std::sync::mpsc::channel();
         let streams: [Box<dyn std::io::Read + Send>; 2] =
@@ -110,7 +115,7 @@ impl Running {
         let Ok(line) = line else { panic!("it does not answer: {}", log.lock().unwrap()) };
         let said: Value = serde_json::from_str(&line).unwrap();
         let address = |name: &str| find(&said, name).unwrap_or_else(|| panic!("{said}")).parse().unwrap();
-        let running = Self { address: address("address"), admin: address("admin"), child, dir, tls, key, log };
+        let running = Self { address: address("address"), admin: address("admin"), child, watch, dir, tls, key, log };
         let end = Instant::now() + Duration::from_secs(20);
         while !running.probe("/readyz").starts_with("HTTP/1.1 200") {
             assert!(Instant::now() < end, "it is never ready: {}", running.log());
@@ -223,6 +228,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        let _ = self.watch.kill();
+        let _ = self.watch.wait();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
