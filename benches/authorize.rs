@@ -17,6 +17,8 @@ mod handler;
 mod measure;
 #[path = "measure/opa.rs"]
 mod opa;
+#[path = "measure/pinned.rs"]
+mod pinned;
 #[path = "measure/point.rs"]
 mod point;
 
@@ -318,7 +320,7 @@ fn over_https(place: &Place) -> Result<()> {
          and the enforcement point shows a bearer token. A permitted read is left to the audit log's queue; everything else is on the disk before it is answered. \
          CPU: user and system time of the process, with TLS, HTTP, audit log and its disk, divided by decisions. {}",
         point::AT_ONCE,
-        place.pinned.words()
+        place.pinned.words("authorizer")
     );
     let table = Table::begin("Decisions over AuthZEN", &method);
     let point = Point::start(place, SIDE_BY_SIDE)?;
@@ -349,7 +351,7 @@ fn on_time(place: &Place) -> Result<()> {
     let rates: &[u32] = sized(&[1_000, 5_000], &[500]);
     let method = format!(
         "Open loop: questions are sent on time whether earlier ones were answered or not, over one HTTP/2 connection; {SIDE_BY_SIDE} policies. Seen by the generator, from sending to the whole answer, with TLS and HTTP on both sides. {}",
-        place.pinned.words()
+        place.pinned.words("authorizer")
     );
     let table = Table::begin("Time of a decision over AuthZEN at a steady rate", &method);
     let point = Point::start(place, SIDE_BY_SIDE)?;
@@ -397,7 +399,7 @@ fn one_policy_changes(place: &Place) -> Result<()> {
     let policies = sized(10_000, 500);
     let method = format!(
         "{policies} policies in a directory of manifests, of which one is written anew each second, while light reads come at 1,000 a second. Reading, comparing and compiling run on the authorizer's one core beside the answers. {}",
-        place.pinned.words()
+        place.pinned.words("authorizer")
     );
     let table = Table::begin("Answers while policies change", &method);
     let point = Point::start(place, policies)?;

@@ -10,9 +10,10 @@ mod bed;
 #[path = "measure/generate.rs"]
 mod generate;
 mod measure;
+#[path = "measure/pinned.rs"]
+mod pinned;
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ::mandate::api::{AgentTask, names};
@@ -28,6 +29,7 @@ use serde_json::json;
 use generate::{Order, Sent};
 use measure::pod::{self, Holds};
 use measure::{Others, Table, cpu, machine, mb, memory, ms, sized};
+use pinned::Pinned;
 
 const NAMESPACE: &str = "finance";
 const LIMIT: Duration = Duration::from_secs(60);
@@ -86,7 +88,7 @@ async fn bench(bed: &Bed) -> Result<()> {
     mandate::apply(&bed.admin(), OBJECTS).await?;
     let task = tasks(bed).await?;
     let pinned = Pinned::find();
-    mandate.restart_webhook(pinned.webhook()).await?;
+    mandate.restart_webhook(pinned.first()).await?;
     let sender = Sender {
         pinned,
         authorities: authorities(bed).await?,
@@ -141,33 +143,6 @@ async fn authorities(bed: &Bed) -> Result<String> {
     let bundle =
         webhooks.into_iter().find_map(|webhook| webhook.client_config.ca_bundle).context("a webhook without caBundle")?;
     Ok(String::from_utf8(bundle.0)?)
-}
-
-/// Whether webhook and generator have a core each.
-#[derive(Clone, Copy)]
-struct Pinned(bool);
-
-impl Pinned {
-    fn find() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let taskset =
-            Command::new("taskset").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
-        Self(taskset && cores > 1)
-    }
-
-    fn webhook(self) -> &'static [&'static str] {
-        if self.0 { &["taskset", "-c", "0"] } else { &[] }
-    }
-
-    fn generator(self) -> Result<Command> {
-        let own = std::env::current_exe()?;
-        let mut command = if self.0 { Command::new("taskset") } else { Command::new(&own) };
-        if self.0 {
-            command.args(["-c", "1"]).arg(&own);
-        }
-        command.arg("generate").stdin(Stdio::piped()).stdout(Stdio::piped());
-        Ok(command)
-    }
 }
 
 /// What is sent.
@@ -276,12 +251,8 @@ async fn costs(sender: &Sender) -> Result<()> {
 }
 
 async fn most(sender: &Sender) -> Result<()> {
-    let method = if sender.pinned.0 {
-        "The webhook has the first core, the generator the second."
-    } else {
-        "Nothing is pinned: there is no second core, or no taskset."
-    };
-    let table = Table::begin("Reviews a second on one core", method);
+    let method = sender.pinned.words("webhook");
+    let table = Table::begin("Reviews a second on one core", &method);
     for (what, http2) in [("one HTTP/2 connection", true), ("32 HTTP/1.1 connections", false)] {
         let seen = sender.send(Load { http2, ..Load::most("/validate", Holds::Task) }).await?;
         let used = seen.cpu.as_secs_f64() / seen.sent.took.as_secs_f64();

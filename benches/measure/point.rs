@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 use super::authority::{Ask, Others, namespace, objects, policy};
 use super::generate::{Order, Sent};
 use super::measure::{Others as OtherProcesses, cpu, sized};
+use super::pinned::Pinned;
 
 /// Questions under way at once where the most is looked for.
 pub const AT_ONCE: usize = 32;
@@ -30,42 +31,6 @@ const BODIES: usize = 64;
 const READY: Duration = Duration::from_secs(120);
 /// What the enforcement point shows.
 pub const ASKER: &str = "the-token-of-the-bench";
-
-/// Whether server and generator have a core each.
-#[derive(Clone, Copy)]
-pub struct Pinned(bool);
-
-impl Pinned {
-    fn find() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let taskset =
-            Command::new("taskset").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success());
-        Self(taskset && cores > 1)
-    }
-
-    pub fn words(self) -> &'static str {
-        if self.0 {
-            "The authorizer has the first core, the generator the second."
-        } else {
-            "Nothing is pinned: there is no second core, or no taskset."
-        }
-    }
-
-    /// What keeps a command to the first core.
-    pub fn first(self) -> &'static [&'static str] {
-        if self.0 { &["taskset", "-c", "0"] } else { &[] }
-    }
-
-    fn generator(self) -> Result<Command> {
-        let own = std::env::current_exe()?;
-        let mut command = if self.0 { Command::new("taskset") } else { Command::new(&own) };
-        if self.0 {
-            command.args(["-c", "1"]).arg(&own);
-        }
-        command.arg("generate").stdin(Stdio::piped()).stdout(Stdio::piped());
-        Ok(command)
-    }
-}
 
 /// Where everything lies, and what callers show.
 pub struct Place {
