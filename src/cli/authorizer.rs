@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use super::known::{Known, Places};
 use super::manifest::{Manifests, Problem};
-use super::run::Counted;
+use super::run::{Counted, instance};
 use crate::api::{self, ParseDurationError};
 use crate::audit::{self, Log};
 use crate::authorizer::recall::Past;
@@ -35,8 +35,8 @@ use crate::authorizer::trust::{Reviews, Trust, TrustFile};
 use crate::authorizer::{Authorizer, door, tools};
 use crate::cluster::certificate::{self, Lives, Own, Settings};
 use crate::cluster::connect::{Target, connect};
+use crate::cluster::known;
 use crate::cluster::reviews::Asking;
-use crate::cluster::{known, lease};
 use crate::decide::authorize::snapshot::{self, Compiler, Stopped};
 use crate::decide::world::Loaded;
 use crate::install;
@@ -428,8 +428,7 @@ impl Sources {
         let mut files = match self {
             Self::Files(files) => files,
             Self::Cluster(client) => {
-                let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| install::AUTHORIZER.to_owned());
-                known::keep(client, lease::identity(&pod), state, tools, readiness).await;
+                known::keep(client, instance(install::AUTHORIZER), state, tools, readiness).await;
                 bail!("a watch ended");
             }
         };

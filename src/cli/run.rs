@@ -230,6 +230,12 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))
 }
 
+/// A name for this process, with that of its pod where it runs in one.
+pub(super) fn instance(role: &str) -> String {
+    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| role.to_owned());
+    lease::identity(&pod)
+}
+
 async fn decide(process: &Process, args: Box<super::authorizer::Args>, ready: Handle) -> anyhow::Result<()> {
     let Process { metrics, traces, readiness, stop, .. } = process;
     let room = Room {
@@ -251,8 +257,7 @@ const STANDBY_AFTER: Duration = Duration::from_secs(2);
 async fn work(process: &Process, args: ControllerArgs, ready: Handle) -> anyhow::Result<()> {
     let Process { common, impersonate: _, metrics, traces, readiness, stop } = process;
     let client = process.client(install::CONTROLLER).await?;
-    let pod = std::env::var("HOSTNAME").unwrap_or_else(|_| install::CONTROLLER.to_owned());
-    let instance = lease::identity(&pod);
+    let instance = instance(install::CONTROLLER);
     if !args.leader_elect {
         return Ok(controller::run(
             client.clone(),
