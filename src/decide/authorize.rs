@@ -440,15 +440,16 @@ pub fn authorize(
 }
 
 impl LookedAt {
-    fn note_above<'a>(&mut self, subject: &Subject, above: impl Iterator<Item = &'a Subject>) {
-        if subject.above.is_empty() {
-            return;
+    /// Notes the task that acts, and those above it.
+    fn note_tasks<'a>(&mut self, subject: &'a Subject, above: impl Iterator<Item = &'a Subject>) {
+        if !subject.above.is_empty() {
+            let names = subject.above.iter().map(|link| &link.task).chain([&subject.name]);
+            self.chain = names.map(|name| subject.key_of(name)).collect();
         }
-        let names = subject.above.iter().map(|link| &link.task).chain([&subject.name]);
-        self.chain = names.map(|name| subject.key_of(name)).collect();
-        for above in above {
-            self.versions.push((format!("AgentTask {}", above.key), above.versions[0].clone()));
-            self.versions.push((format!("AgentIdentity {}", above.agent_key), above.versions[1].clone()));
+        let above = above.filter(|_| !subject.above.is_empty());
+        for task in [subject].into_iter().chain(above) {
+            self.versions.push((format!("AgentTask {}", task.key), task.versions[0].clone()));
+            self.versions.push((format!("AgentIdentity {}", task.agent_key), task.versions[1].clone()));
         }
     }
 
@@ -488,9 +489,7 @@ fn judge(
     now: Timestamp,
     looked_at: &mut LookedAt,
 ) -> Result<Yes, Box<No>> {
-    looked_at.versions.push((format!("AgentTask {}", subject.key), subject.versions[0].clone()));
-    looked_at.versions.push((format!("AgentIdentity {}", subject.agent_key), subject.versions[1].clone()));
-    looked_at.note_above(subject, histories.above.iter().map(|above| above.subject));
+    looked_at.note_tasks(subject, histories.above.iter().map(|above| above.subject));
     fresh(snapshot, known_at, now)?;
     alive(subject, now)?;
     line(subject, histories.above.iter().map(|above| above.subject), now)?;

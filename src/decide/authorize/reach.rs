@@ -39,9 +39,7 @@ fn judge(
     now: Timestamp,
     looked_at: &mut LookedAt,
 ) -> Result<Reason, Box<No>> {
-    looked_at.versions.push((format!("AgentTask {}", subject.key), subject.versions[0].clone()));
-    looked_at.versions.push((format!("AgentIdentity {}", subject.agent_key), subject.versions[1].clone()));
-    looked_at.note_above(subject, above.iter().map(AsRef::as_ref));
+    looked_at.note_tasks(subject, above.iter().map(AsRef::as_ref));
     fresh(snapshot, known_at, now)?;
     alive(subject, now)?;
     line(subject, above.iter().map(AsRef::as_ref), now)?;
