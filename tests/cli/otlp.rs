@@ -442,11 +442,16 @@ fn scraped(page: &str) -> BTreeSet<String> {
     body.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(line).collect()
 }
 
+/// Lines that compare as what they say does: one number is written in more ways than one, and an age changes by itself.
 fn settled(lines: BTreeSet<String>) -> BTreeSet<String> {
-    lines
-        .into_iter()
-        .map(|line| if line.starts_with("mandate_known_age") { "mandate_known_age".to_owned() } else { line })
-        .collect()
+    let line = |line: String| {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        if series.starts_with("mandate_known_age") {
+            return series.to_owned();
+        }
+        format!("{series} {}", value.parse::<f64>().unwrap())
+    };
+    lines.into_iter().map(line).collect()
 }
 
 #[test]
