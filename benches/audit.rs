@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use mandate::audit::verify::verify;
-use mandate::audit::{Entry, Keys, Kind, Log, Settings, SigningKey, key_path, new_id};
+use mandate::audit::{Body, Entry, Keys, Kind, Log, Settings, SigningKey, key_path, new_id};
 use serde_json::json;
 
 use measure::{Table, Times, cpu, machine, ms, sized};
@@ -52,7 +52,7 @@ fn decision(n: u64) -> Entry {
         "cacheFor": 30,
         "latencyMicros": 412,
     });
-    Entry { id: new_id(at), at, kind: Kind::Decision, keys, body }
+    Entry { id: new_id(at), at, kind: Kind::Decision, keys, body: Body::of(&body).expect("it is not deep") }
 }
 
 fn settings(dir: &Path) -> Settings {
@@ -126,7 +126,7 @@ fn notes(dir: &Path) {
     let bytes: u64 =
         std::fs::read_dir(dir).expect("the log").flatten().filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum();
     table.row("bytes of an entry in the log", bytes / many);
-    let text = serde_json::to_string(&decision(1).body).expect("JSON").len();
+    let text = decision(1).body.as_str().len();
     table.row("of which its body is", text);
     let key = SigningKey::read(&key_path(dir)).expect("the key").public();
     let start = Instant::now();

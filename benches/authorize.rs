@@ -6,10 +6,12 @@
 //! from a second process, this one started anew (see [`generate`]). Authorizer and OPA are kept
 //! to the first core and the generator to the second, where there is `taskset` and more than one
 //! core. One part alone runs by its name: `cargo bench --bench authorize -- https`; the parts are
-//! `process`, `https`, `handler`, `changes` and `opa`.
+//! `process`, `https`, `grpc`, `handler`, `changes` and `opa`.
 
 #[path = "measure/authority.rs"]
 mod authority;
+#[path = "measure/gateway.rs"]
+mod gateway;
 #[path = "measure/generate.rs"]
 mod generate;
 #[path = "measure/handler.rs"]
@@ -39,7 +41,7 @@ use serde_json::{Map, Value};
 use authority::{Ask, Others, namespace, policy, put, sources, subject};
 use handler::Handler;
 use measure::{Table, Times, cpu, machine, mb, memory, ms, sized};
-use point::{Load, Place, Point};
+use point::{Door, Load, Place, Point, Seen};
 
 /// The allocator of the binary.
 #[global_allocator]
@@ -70,6 +72,9 @@ fn main() -> Result<()> {
     if is_wanted("https") {
         over_https(&place)?;
         on_time(&place)?;
+    }
+    if is_wanted("grpc") {
+        over_grpc(&place)?;
     }
     if is_wanted("handler") {
         handlers(&place)?;
@@ -357,22 +362,47 @@ fn on_time(place: &Place) -> Result<()> {
     let point = Point::start(place, SIDE_BY_SIDE)?;
     for &rate in rates {
         for ask in [Ask::Search, Ask::Read, Ask::Post] {
-            let seen = point.send(Load::at(ask, rate))?;
-            let sent = &seen.sent;
-            let figure = format!(
-                "p50 {}, p99 {}, longest {} (sent up to {} late at p99)",
-                us(sent.p50),
-                us(sent.p99),
-                ms(&sent.longest),
-                us(sent.late)
-            );
-            table.row(&format!("{rate}/s, {}", ask.words()), figure);
+            table.row(&format!("{rate}/s, {}", ask.words()), steady(&point.send(Load::at(ask, rate))?));
         }
     }
     Ok(())
 }
 
-/// The handler of the same requests without TLS and HTTP, at the rate of the target.
+fn steady(seen: &Seen) -> String {
+    let sent = &seen.sent;
+    format!(
+        "p50 {}, p99 {}, longest {} (sent up to {} late at p99)",
+        us(sent.p50),
+        us(sent.p99),
+        ms(&sent.longest),
+        us(sent.late)
+    )
+}
+
+/// The same as a gateway asks it.
+fn over_grpc(place: &Place) -> Result<()> {
+    let method = format!(
+        "Envoy's `ext_authz` (v3) over one connection of HTTP/2 without TLS, as a gateway in the same pod asks it: each question is a call of MCP as Envoy passes it on, with the agent's token; {SIDE_BY_SIDE} policies. \
+         Times are seen by the generator, from sending to the whole answer, gRPC on both sides and the wake-up of both processes within. {}",
+        place.pinned.words("authorizer")
+    );
+    let table = Table::begin("Decisions for a gateway over loopback gRPC", &method);
+    let point = Point::start(place, SIDE_BY_SIDE)?;
+    for ask in Ask::ALL {
+        let seen = point.send(Load { door: Door::Gateway, ..Load::most(ask) })?;
+        let cost = format!("{:.0}/s, {:.1} µs of CPU each", seen.rate(), seen.each());
+        table.row(&format!("as fast as can be, {}", ask.words()), cost);
+    }
+    for &rate in sized(&[1_000, 5_000][..], &[500]) {
+        for ask in [Ask::Search, Ask::Read] {
+            let seen = point.send(Load { door: Door::Gateway, ..Load::at(ask, rate) })?;
+            table.row(&format!("{rate}/s, {}", ask.words()), steady(&seen));
+        }
+    }
+    Ok(())
+}
+
+/// The handlers of the same requests without the connection, at the rate of the target.
 fn handlers(place: &Place) -> Result<()> {
     const RATE: u32 = 5_000;
     let method = format!(
@@ -382,14 +412,17 @@ fn handlers(place: &Place) -> Result<()> {
     );
     let table = Table::begin("Time of the handler alone at 5,000 a second", &method);
     let handler = Handler::start(place)?;
-    for ask in [Ask::Search, Ask::Read] {
-        let times = handler.times(ask, RATE)?;
-        table.at_most(&format!("{}: p50", ask.words()), times.percentile(50.0), Duration::from_micros(60), |time| us(*time));
-        table.at_most(&format!("{}: p99", ask.words()), times.percentile(99.0), Duration::from_millis(1), |time| us(*time));
-    }
-    for ask in [Ask::Post, Ask::TooMuch] {
-        table.row(&format!("{}, nothing recorded", ask.words()), both(&handler.without_log(ask, RATE)?));
-        table.row(&format!("{}, on the disk", ask.words()), both(&handler.times(ask, RATE / 10)?));
+    for (door, name) in [(Door::Gateway, "ext_authz"), (Door::AuthZen, "AuthZEN")] {
+        for ask in [Ask::Search, Ask::Read] {
+            let times = handler.times(door, ask, RATE)?;
+            let of = |what: &str| format!("{name}, {}: {what}", ask.words());
+            table.at_most(&of("p50"), times.percentile(50.0), Duration::from_micros(60), |time| us(*time));
+            table.at_most(&of("p99"), times.percentile(99.0), Duration::from_millis(1), |time| us(*time));
+        }
+        for ask in [Ask::Post, Ask::TooMuch] {
+            table.row(&format!("{name}, {}, nothing recorded", ask.words()), both(&handler.without_log(door, ask, RATE)?));
+            table.row(&format!("{name}, {}, on the disk", ask.words()), both(&handler.times(door, ask, RATE / 10)?));
+        }
     }
     Ok(())
 }

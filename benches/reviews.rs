@@ -197,13 +197,13 @@ struct Sender {
 impl Sender {
     async fn send(&self, load: Load) -> Result<Seen> {
         let task = pod::Task { namespace: NAMESPACE, name: &self.task, owns: &self.owns };
-        let bodies = (0..BODIES).map(|n| Ok(String::from_utf8(pod::review(task, load.holds, n))?)).collect::<Result<_>>()?;
+        let bodies = (0..BODIES).map(|n| pod::review(task, load.holds, n)).collect();
         let order = Order {
             port: self.port,
             path: format!("{}?timeout=5s", load.path),
-            headers: vec![],
-            mark: r#""allowed":"#.to_owned(),
-            authorities: self.authorities.clone(),
+            headers: vec![("content-type".to_owned(), "application/json".to_owned())],
+            answers: [r#""allowed":true"#.to_owned(), r#""allowed":false"#.to_owned()],
+            authorities: Some(self.authorities.clone()),
             bodies,
             http2: load.http2,
             connections: if load.http2 { 1 } else { AT_ONCE },

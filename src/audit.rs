@@ -12,6 +12,7 @@
 //! Never in here: a client of a cluster, and a text that has the form of a credential. Such a
 //! text is replaced before it is hashed or written.
 
+mod body;
 mod checkpoint;
 mod copy;
 mod entry;
@@ -33,9 +34,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
+pub use self::body::Body;
 pub use self::checkpoint::{Checkpoint, Mark};
 pub use self::entry::{Hash, NoHash};
 pub use self::id::new_id;
@@ -56,9 +57,8 @@ pub struct Entry {
     pub kind: Kind,
     /// What it can be found by.
     pub keys: Keys,
-    /// All else. At most [`Settings::body_bytes`], nested at most 64 deep. Integers beyond
-    /// 2⁵³ − 1 are kept as text, and texts that have the form of a credential are replaced.
-    pub body: Value,
+    /// All else. At most [`Settings::body_bytes`].
+    pub body: Body,
 }
 
 /// What an entry tells.
@@ -161,7 +161,7 @@ pub struct Settings {
     pub queue_entries: usize,
     /// How many bytes of notes may wait, about. As many again may wait for an answer.
     pub queue_bytes: usize,
-    /// How large a body may be, about, in bytes.
+    /// How large a body may be, in bytes.
     pub body_bytes: usize,
     /// How long a note may wait for others before it is written.
     pub note_delay: Duration,
@@ -400,9 +400,9 @@ pub enum AuditError {
         why: String,
     },
     /// A body that does not fit.
-    #[error("an audit entry of about {bytes} bytes is larger than the limit of {limit}")]
+    #[error("an audit entry of {bytes} bytes is larger than the limit of {limit}")]
     TooLarge {
-        /// About how large it is.
+        /// How large it is.
         bytes: usize,
         /// How large it may be.
         limit: usize,

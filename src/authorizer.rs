@@ -11,6 +11,7 @@
 //! no limit. No token is logged, kept or repeated.
 
 pub mod door;
+mod evidence;
 pub mod mcp;
 pub mod recall;
 pub mod state;
@@ -28,18 +29,18 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use moka::sync::Cache;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::audit::{self, Entry, Kind, Log};
+use crate::audit::{self, AuditError, Body, Entry, Kind, Log};
 use crate::clock::Clock;
 use crate::decide::authorize::history::{Outcome as Reported, RESERVED_FOR};
 use crate::decide::authorize::{
     Action, Ancestor, Code, Decision, Histories, LookedAt, Outcome, Reason, Reservation, Risk, Snapshot, authorize,
 };
 use crate::metrics::Metrics;
-use crate::telemetry::otlp::{Parent, Span, SpanKind, TraceId, Traces};
+use crate::telemetry::otlp::{Parent, Span, SpanKind, Traces};
+pub use evidence::digest;
 use state::{Acting, Live, State};
-use trust::{Asker, Caller, Named};
+use trust::{Asker, Caller};
 
 /// Everything that an answer needs.
 pub struct Authorizer {
@@ -173,7 +174,10 @@ impl Authorizer {
         let mut decision = judge(acting.as_ref(), now);
         let trace = question.parent.map(|parent| parent.trace_id()).or_else(|| span.as_ref().map(Span::trace_id));
         let recorded = match &self.log {
-            Some(log) => record(log, entry(&id, question, trace, task, &decision, now, begun), &decision).await,
+            Some(log) => match evidence::entry(&id, question, trace, task, &decision, now, begun) {
+                Ok(entry) => record(log, entry, &decision).await,
+                Err(error) => Err(error.category()),
+            },
             None => Ok(()),
         };
         if let (Some(acting), Some(reservation)) = (&acting, decision.reservation.take()) {
@@ -236,13 +240,7 @@ impl Authorizer {
     ///
     /// # Errors
     /// The report could not be recorded; it counts all the same.
-    pub async fn report(
-        &self,
-        asker: &Asker,
-        decision: &str,
-        outcome: Reported,
-        details: Value,
-    ) -> Result<bool, audit::AuditError> {
+    pub async fn report(&self, asker: &Asker, decision: &str, outcome: Reported, details: Value) -> Result<bool, AuditError> {
         let Some(awaited) = self.awaited.get(decision).filter(|awaited| awaited.asker == asker.name) else { return Ok(false) };
         self.awaited.invalidate(decision);
         let now = self.clock.now();
@@ -261,7 +259,7 @@ impl Authorizer {
                 outcome: Some(word.to_owned()),
                 ..audit::Keys::default()
             };
-            let body = json!({"askedBy": &*asker.name, "details": details});
+            let body = Body::of(&json!({"askedBy": &*asker.name, "details": details}))?;
             log.record(Entry { id: decision.to_owned(), at: now, kind: Kind::Outcome, keys, body }).await?;
         }
         Ok(known)
@@ -279,7 +277,8 @@ async fn record(log: &Log, entry: Entry, decision: &Decision) -> Result<(), &'st
                 Err(_) => {
                     // It may be written yet. Then this stands behind it, and tells that it was no answer.
                     let keys = audit::Keys { outcome: Some("withheld".to_owned()), ..audit::Keys::default() };
-                    let body = json!({"details": "the disk took too long; the enforcement point was told no"});
+                    let told = json!({"details": "the disk took too long; the enforcement point was told no"});
+                    let body = Body::of(&told).unwrap_or_default();
                     let _ = log.note(Entry { id, at, kind: Kind::Outcome, keys, body });
                     return Err("slow");
                 }
@@ -287,87 +286,6 @@ async fn record(log: &Log, entry: Entry, decision: &Decision) -> Result<(), &'st
         }
     };
     recorded.map_err(|error| error.category())
-}
-
-/// What the audit log keeps of a decision. Of arguments only the digest: they may hold anything.
-fn entry(
-    id: &str,
-    question: &Question,
-    trace: Option<TraceId>,
-    task: Option<&Live>,
-    decision: &Decision,
-    now: Timestamp,
-    begun: Instant,
-) -> Entry {
-    let Question { door, asker, caller, action, parent: _, link: _ } = question;
-    let Decision { outcome, cache_for, risk, reasons, notices, approval, reservation: _, looked_at } = decision;
-    let LookedAt { tool, effect, classification, domain, cross_domain, resource, untrusted, counted, versions, .. } = looked_at;
-    let subject = task.map(Live::subject);
-    let subject = subject.as_deref();
-    let said = |reasons: &[Reason]| -> Value {
-        reasons
-            .iter()
-            .map(|reason| json!({"code": reason.code.as_str(), "rule": reason.rule, "message": reason.message}))
-            .collect()
-    };
-    let mut body = json!({
-        "door": door,
-        "askedBy": &*asker.name,
-        "objective": subject.map(|subject| &subject.objective),
-        "onBehalfOf": subject.and_then(|subject| subject.on_behalf_of.as_ref()),
-        "chain": subject.map(|subject| if looked_at.chain.is_empty() { std::slice::from_ref(&subject.key) } else { &looked_at.chain }),
-        "intent": action.intent,
-        "server": action.server,
-        "tool": action.tool,
-        "effect": effect.map(|effect| effect.as_str()),
-        "domain": domain,
-        "crossDomain": cross_domain,
-        // Read again when the process begins anew: see `recall`.
-        "classification": classification.map(|classification| classification.as_str()),
-        "untrusted": untrusted,
-        "counted": counted.iter().map(|(limit, by)| recall::Counted::of(limit, *by)).collect::<Vec<_>>(),
-        "resource": resource.as_deref().or(action.resource),
-        "argumentsDigest": digest(action.arguments),
-        "risk": match risk { Risk::Low => "low", Risk::High => "high" },
-        "cacheFor": cache_for,
-        "reasons": said(reasons),
-        "notices": said(notices),
-        "approval": approval.as_ref().map(|approval| json!({"rules": approval.rules, "approvers": approval.approvers})),
-        "objects": versions.iter().map(|(object, version)| json!({"object": object, "version": version})).collect::<Value>(),
-        "micros": u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
-    });
-    if let Some(subject) = subject.filter(|subject| !subject.above.is_empty()) {
-        body["above"] = json!(recall::of_above(subject, looked_at));
-    }
-    let keys = audit::Keys {
-        namespace: subject.map(|subject| subject.namespace.clone()),
-        task: subject.map(|subject| subject.name.clone()).or_else(|| (caller.named != Named::Nobody).then(|| caller.to_string())),
-        task_uid: subject.map(|subject| subject.uid.clone()),
-        agent: subject.map(|subject| subject.agent.clone()),
-        tool: match (tool, outcome) {
-            (Some(tool), _) => Some(tool.to_string()),
-            // It spoke to a server and called nothing: read again, it must not count as a call.
-            (None, Outcome::Permit) => None,
-            (None, _) => Some(format!("{}/{}", action.server, action.tool)),
-        },
-        outcome: Some(outcome.as_str().to_owned()),
-        trace_id: trace.map(|trace| trace.to_string()),
-        token_id: caller.token_id.clone(),
-    };
-    Entry { id: id.to_owned(), at: now, kind: Kind::Decision, keys, body }
-}
-
-/// Digest of the arguments of a call: SHA-256 over their RFC 8785 form, so that the same
-/// arguments in another order are the same.
-#[must_use]
-pub fn digest(arguments: &serde_json::Map<String, Value>) -> String {
-    let text = serde_json_canonicalizer::to_vec(arguments).unwrap_or_default();
-    let mut hex = String::from("sha256:");
-    for byte in Sha256::digest(text) {
-        use std::fmt::Write as _;
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
 }
 
 fn unknown(caller: &Caller) -> Decision {

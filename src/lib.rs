@@ -34,6 +34,7 @@ pub mod clock;
 pub mod cluster;
 pub mod controller;
 pub mod decide;
+mod hex;
 pub mod install;
 pub mod metrics;
 pub mod serve;

@@ -22,11 +22,13 @@
 //! `connection: close`), and what still runs after [`Limits::drain`] is cut.
 
 use std::{
+    future::poll_fn,
     pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    task::ready,
     time::Duration,
 };
 
@@ -51,12 +53,14 @@ mod heard;
 pub mod readiness;
 pub mod stop;
 pub mod tls;
+mod turn;
 
 pub use readiness::Readiness;
 pub use stop::Stop;
 pub use tls::{Clients, Serving};
 
 use heard::Heard;
+use turn::Turn;
 
 /// Why serving could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -216,20 +220,20 @@ async fn connection(tcp: TcpStream, door: Door, app: Router, http: Arc<Http>, le
         debug!(%error, "could not set TCP_NODELAY");
     }
     match door {
-        Door::Plain => converse(tcp, app, &http.one, leaving, limits.quiet).await,
-        Door::PlainTwo => converse(tcp, app, &http.two, leaving, limits.quiet).await,
+        Door::Plain => converse(tcp, app, &http, Protocol::One, leaving).await,
+        Door::PlainTwo => converse(tcp, app, &http, Protocol::Two, leaving).await,
         Door::Tls(tls) => match timeout(limits.handshake, tls.accept(tcp)).await {
             Ok(Ok(stream)) => {
                 let protocol = match stream.get_ref().1.alpn_protocol() {
-                    Some(tls::H2) => &http.two,
-                    _ => &http.one,
+                    Some(tls::H2) => Protocol::Two,
+                    _ => Protocol::One,
                 };
                 let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let app = match shown.and_then(tls::client_name) {
                     Some(name) => app.layer(Extension(ClientName(name))),
                     None => app,
                 };
-                converse(stream, app, protocol, leaving, limits.quiet).await;
+                converse(stream, app, &http, protocol, leaving).await;
             }
             Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
             Err(_) => debug!("TLS handshake took too long"),
@@ -238,21 +242,32 @@ async fn connection(tcp: TcpStream, door: Door, app: Router, http: Arc<Http>, le
 }
 
 /// Answers one connection until it ends, is quiet for too long or is told to leave.
-async fn converse<S>(stream: S, app: Router, http: &auto::Builder<TokioExecutor>, leaving: Stop, quiet: Duration)
+async fn converse<S>(stream: S, app: Router, http: &Http, protocol: Protocol, leaving: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let reads = Arc::new(AtomicU32::new(0));
     let io = TokioIo::new(Heard::new(stream, Arc::clone(&reads)));
-    let mut connection = pin!(http.serve_connection(io, TowerToHyperService::new(app)));
+    let builder = match protocol {
+        Protocol::One => &http.one,
+        Protocol::Two => &http.two,
+    };
+    let mut connection = pin!(builder.serve_connection(io, TowerToHyperService::new(app)));
+    let mut turn = Turn::default();
     let mut told = false;
     let mut before = None;
-    let mut look = interval(quiet);
+    let mut look = interval(http.quiet);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
-            ended = connection.as_mut() => {
+            ended = poll_fn(|context| {
+                // On HTTP/1.1 there is one answer at a time, and nothing to wait for.
+                if protocol == Protocol::Two {
+                    ready!(turn.poll(context));
+                }
+                connection.as_mut().poll(context)
+            }) => {
                 if let Err(error) = ended {
                     debug!(error, "connection failed");
                 }
@@ -273,11 +288,20 @@ where
     }
 }
 
+/// A version of HTTP.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    One,
+    Two,
+}
+
 /// HTTP settings, made once. The protocol is known from ALPN, so that no connection waits in
 /// the detection that `auto` would do by reading.
 struct Http {
     one: auto::Builder<TokioExecutor>,
     two: auto::Builder<TokioExecutor>,
+    /// [`Limits::quiet`].
+    quiet: Duration,
 }
 
 /// Streams one HTTP/2 connection may have open. An API server multiplexes all its reviews on
@@ -305,7 +329,7 @@ impl Http {
             .max_header_list_size(HEADERS)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(10));
-        Self { one, two }
+        Self { one, two, quiet }
     }
 }
 

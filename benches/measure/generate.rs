@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use axum::body::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
+use hyper::rt::{Read, Write};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::{Deserialize, Serialize};
@@ -33,14 +34,14 @@ pub struct Order {
     pub port: u16,
     /// Where to, such as `/validate`; with the query, where there is one.
     pub path: String,
-    /// Headers beside `content-type`.
+    /// Headers beside `host`.
     pub headers: Vec<(String, String)>,
-    /// What stands in an answer before `true` or `false`: `"allowed":`.
-    pub mark: String,
-    /// Authorities that the server's certificate may come from, PEM.
-    pub authorities: String,
+    /// What stands in an answer that lets in, and in one that does not.
+    pub answers: [String; 2],
+    /// Authorities that the server's certificate may come from, PEM. None: without TLS.
+    pub authorities: Option<String>,
     /// Bodies, sent in turn.
-    pub bodies: Vec<String>,
+    pub bodies: Vec<Vec<u8>>,
     /// HTTP/2, or HTTP/1.1.
     pub http2: bool,
     /// Connections.
@@ -84,12 +85,20 @@ enum Connection {
 }
 
 impl Connection {
-    async fn open(order: &Order, tls: &TlsConnector) -> Result<Self> {
+    async fn open(order: &Order, tls: Option<&TlsConnector>) -> Result<Self> {
         let tcp = TcpStream::connect(("127.0.0.1", order.port)).await?;
         tcp.set_nodelay(true)?;
-        let stream = tls.connect(ServerName::try_from("127.0.0.1")?, tcp).await.context("TLS handshake")?;
-        let io = TokioIo::new(stream);
-        Ok(if order.http2 {
+        match tls {
+            Some(tls) => {
+                let stream = tls.connect(ServerName::try_from("127.0.0.1")?, tcp).await.context("TLS handshake")?;
+                Self::over(TokioIo::new(stream), order.http2).await
+            }
+            None => Self::over(TokioIo::new(tcp), order.http2).await,
+        }
+    }
+
+    async fn over(io: impl Read + Write + Send + Unpin + 'static, http2: bool) -> Result<Self> {
+        Ok(if http2 {
             let (sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake(io).await?;
             tokio::spawn(connection);
             Self::Two(sender)
@@ -108,7 +117,7 @@ impl Connection {
         }
     }
 
-    async fn review(&mut self, request: Request<Full<Bytes>>, mark: &str) -> Result<bool> {
+    async fn review(&mut self, request: Request<Full<Bytes>>, [yes, no]: &[String; 2]) -> Result<bool> {
         let response: Response<_> = match self {
             Self::One(sender) => {
                 sender.ready().await?;
@@ -121,15 +130,11 @@ impl Connection {
         };
         ensure!(response.status() == 200, "the server answered {}", response.status());
         let answer = response.into_body().collect().await?.to_bytes();
-        allowed(&answer, mark.as_bytes()).context("an answer that says neither yes nor no")
+        let says = |what: &str| answer.windows(what.len()).any(|window| window == what.as_bytes());
+        let is_yes = says(yes);
+        ensure!(is_yes || says(no), "an answer that says neither yes nor no");
+        Ok(is_yes)
     }
-}
-
-/// Whether an answer lets in, read no further than needed: the generator must not be what
-/// is measured.
-fn allowed(answer: &[u8], mark: &[u8]) -> Option<bool> {
-    let at = answer.windows(mark.len()).position(|window| window == mark)? + mark.len();
-    Some(answer.get(at) == Some(&b't'))
 }
 
 struct Job {
@@ -142,29 +147,34 @@ impl Job {
     fn request(&self, n: usize) -> Request<Full<Bytes>> {
         let body = self.bodies[n % self.bodies.len()].clone();
         let request = Request::post(if self.order.http2 { &self.uri } else { &self.order.path });
-        let request = request.header("host", format!("127.0.0.1:{}", self.order.port)).header("content-type", "application/json");
+        let request = request.header("host", format!("127.0.0.1:{}", self.order.port));
         let request = self.order.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
         request.body(Full::new(body)).expect("a request of fixed parts")
     }
 }
 
-async fn send(order: Order) -> Result<Sent> {
+fn tls(authorities: &str, http2: bool) -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(order.authorities.as_bytes()) {
+    for certificate in CertificateDer::pem_slice_iter(authorities.as_bytes()) {
         roots.add(certificate?)?;
     }
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![if order.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-    let tls = TlsConnector::from(Arc::new(config));
+    config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+async fn send(order: Order) -> Result<Sent> {
+    let tls = order.authorities.as_deref().map(|authorities| tls(authorities, order.http2)).transpose()?;
     let mut ways = vec![];
     for _ in 0..order.connections {
-        let connection = Connection::open(&order, &tls).await?;
+        let connection = Connection::open(&order, tls.as_ref()).await?;
         ways.extend((1..order.streams).filter_map(|_| connection.again()));
         ways.push(connection);
     }
-    let bodies: Vec<Bytes> = order.bodies.iter().map(|body| Bytes::from(body.clone().into_bytes())).collect();
+    let bodies: Vec<Bytes> = order.bodies.iter().cloned().map(Bytes::from).collect();
     let size = bodies.first().map_or(0, Bytes::len);
-    let uri = format!("https://127.0.0.1:{}{}", order.port, order.path);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let uri = format!("{scheme}://127.0.0.1:{}{}", order.port, order.path);
     let job = Arc::new(Job { order, bodies, uri });
     let start = Instant::now();
     let (answers, late) = match job.order.rate {
@@ -198,7 +208,7 @@ async fn closed(job: &Arc<Job>, ways: Vec<Connection>) -> Result<Answers> {
             let mut answers = Vec::with_capacity(share);
             for n in 0..share {
                 let sent = Instant::now();
-                let allowed = connection.review(job.request(way + n), &job.order.mark).await?;
+                let allowed = connection.review(job.request(way + n), &job.order.answers).await?;
                 answers.push((sent.elapsed(), allowed));
             }
             anyhow::Ok(answers)
@@ -247,7 +257,7 @@ async fn open(job: &Arc<Job>, ways: Vec<Connection>, rate: u32) -> Result<(Answe
         under_way.spawn(async move {
             // Where no connection is free, waiting for one counts.
             let mut way = free.lock().await.recv().await.context("the connections are gone")?;
-            let allowed = way.review(job.request(n), &job.order.mark).await?;
+            let allowed = way.review(job.request(n), &job.order.answers).await?;
             let time = sent.elapsed();
             let _ = give_back.send(way);
             anyhow::Ok((time, allowed))

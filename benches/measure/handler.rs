@@ -1,4 +1,4 @@
-//! The AuthZEN handler in this process: a request goes in as HTTP has read it, and comes out as
+//! The handlers in this process: a request goes in as HTTP has read it, and comes out as
 //! HTTP will write it.
 
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use mandate::audit::{Log, Settings};
 use mandate::authorizer::Authorizer;
-use mandate::authorizer::door::authzen;
+use mandate::authorizer::door::{authzen, envoy};
 use mandate::authorizer::state::State;
 use mandate::authorizer::trust::Trust;
 use mandate::decide::authorize::Subject;
@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use super::SIDE_BY_SIDE;
 use super::authority::{Ask, Others, namespace, sources, subject};
 use super::measure::{Times, sized};
-use super::point::{ASKER, Place};
+use super::point::{ASKER, Door, Place};
 
 pub struct Handler {
     runtime: Runtime,
@@ -48,25 +48,27 @@ impl Handler {
         let log = Log::open(&Settings::new(dir)).context("open an audit log")?;
         let router = |log: Option<Log>| -> Result<Router> {
             let trust = Trust::of(serde_json::from_value(place.trust.clone())?, None).map_err(anyhow::Error::msg)?;
-            Ok(authzen::router(Arc::new(Authorizer::new(state.clone(), trust, log)), None))
+            let authorizer = Arc::new(Authorizer::new(state.clone(), trust, log));
+            Ok(authzen::router(authorizer.clone(), None).merge(envoy::router(authorizer)))
         };
         let (recorded, unrecorded) = (router(Some(log.clone()))?, router(None)?);
         Ok(Self { runtime, recorded, unrecorded, token: place.token.clone(), log: Some(log), state })
     }
 
     /// Times at so many a second.
-    pub fn times(&self, ask: Ask, rate: u32) -> Result<Times> {
-        self.paced(&self.recorded, ask, rate)
+    pub fn times(&self, door: Door, ask: Ask, rate: u32) -> Result<Times> {
+        self.paced(&self.recorded, door, ask, rate)
     }
 
     /// The same where nobody keeps a log.
-    pub fn without_log(&self, ask: Ask, rate: u32) -> Result<Times> {
-        self.paced(&self.unrecorded, ask, rate)
+    pub fn without_log(&self, door: Door, ask: Ask, rate: u32) -> Result<Times> {
+        self.paced(&self.unrecorded, door, ask, rate)
     }
 
-    fn paced(&self, router: &Router, ask: Ask, rate: u32) -> Result<Times> {
-        let bodies: Vec<Bytes> =
-            (0..64).map(|n| Bytes::from(ask.body(&namespace(0), &self.token, n).to_string().into_bytes())).collect();
+    fn paced(&self, router: &Router, door: Door, ask: Ask, rate: u32) -> Result<Times> {
+        let bodies: Vec<Bytes> = (0..64).map(|n| door.question(ask, &self.token, n).2.into()).collect();
+        let (path, content, _) = door.question(ask, &self.token, 0);
+        let said = door.answers()[usize::from(!ask.is_permitted())];
         let (start, questions) = (Instant::now(), sized(rate * 20, rate));
         let mut under_way = JoinSet::new();
         for n in 0..questions {
@@ -78,7 +80,11 @@ impl Handler {
                 self.state.is_current(Timestamp::now());
             }
             let (router, body) = (router.clone(), bodies[n as usize % bodies.len()].clone());
-            under_way.spawn_on(one(router, body, ask.is_permitted()), self.runtime.handle());
+            let request = Request::post(path)
+                .header("content-type", content)
+                .header("authorization", format!("Bearer {ASKER}"))
+                .body(Full::new(body))?;
+            under_way.spawn_on(one(router, request, said), self.runtime.handle());
         }
         // The first second fills caches.
         let skip = if questions > rate { rate as usize } else { 0 };
@@ -87,17 +93,16 @@ impl Handler {
     }
 }
 
-async fn one(router: Router, body: Bytes, permitted: bool) -> Result<Duration> {
-    let request = Request::post("/access/v1/evaluation")
-        .header("content-type", "application/json")
-        .header("authorization", format!("Bearer {ASKER}"))
-        .body(Full::new(body))?;
+async fn one(router: Router, request: Request<Full<Bytes>>, said: &str) -> Result<Duration> {
     let start = Instant::now();
     let Ok(response) = TowerToHyperService::new(router).call(request).await;
     let answer = response.into_body().collect().await?.to_bytes();
     let time = start.elapsed();
-    let said = if permitted { &br#""decision":true"#[..] } else { br#""decision":false"# };
-    ensure!(answer.windows(said.len()).any(|window| window == said), "answered wrongly: {}", String::from_utf8_lossy(&answer));
+    ensure!(
+        answer.windows(said.len()).any(|window| window == said.as_bytes()),
+        "answered wrongly: {}",
+        String::from_utf8_lossy(&answer)
+    );
     Ok(time)
 }
 

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::authority::{Ask, Others, namespace, objects, policy};
+use super::gateway;
 use super::generate::{Order, Sent};
 use super::measure::{Others as OtherProcesses, cpu, sized};
 use super::pinned::Pinned;
@@ -92,10 +93,39 @@ pub fn write_policy(manifests: &Path, n: usize, change: usize) -> Result<()> {
     Ok(fs::rename(&new, &file)?)
 }
 
+/// By which protocol it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// AuthZEN over HTTPS.
+    AuthZen,
+    /// Envoy's `ext_authz`, over gRPC without TLS, as a gateway in the same pod asks.
+    Gateway,
+}
+
+impl Door {
+    /// Path, type of content, and a question of one evaluation.
+    pub fn question(self, ask: Ask, token: &str, n: usize) -> (&'static str, &'static str, Vec<u8>) {
+        let home = namespace(0);
+        match self {
+            Self::AuthZen => ("/access/v1/evaluation", "application/json", ask.body(&home, token, n).to_string().into_bytes()),
+            Self::Gateway => (gateway::PATH, "application/grpc", gateway::question(ask, &home, token, n)),
+        }
+    }
+
+    /// What stands in a yes, and what in a no.
+    pub fn answers(self) -> [&'static str; 2] {
+        match self {
+            Self::AuthZen => [r#""decision":true"#, r#""decision":false"#],
+            Self::Gateway => gateway::ANSWERS,
+        }
+    }
+}
+
 /// What is sent.
 #[derive(Clone, Copy)]
 pub struct Load {
     pub ask: Ask,
+    pub door: Door,
     pub rate: Option<u32>,
     /// Requests in all.
     pub questions: usize,
@@ -108,7 +138,7 @@ pub struct Load {
 impl Load {
     /// As much as can be done.
     pub fn most(ask: Ask) -> Self {
-        Self { ask, rate: None, questions: sized(100_000, 3_000), batch: 1, http2: true }
+        Self { ask, door: Door::AuthZen, rate: None, questions: sized(100_000, 3_000), batch: 1, http2: true }
     }
 
     /// The same over HTTP/1.1, which is all that OPA's server speaks over TLS.
@@ -159,6 +189,8 @@ pub struct Point<'a> {
     place: &'a Place,
     process: Child,
     port: u16,
+    /// For gateways; none of OPA.
+    gateway: u16,
     pub manifests: PathBuf,
     is_opa: bool,
 }
@@ -177,7 +209,7 @@ impl<'a> Point<'a> {
         write_policy(&manifests, 0, 0)?;
         let trust = dir.join("trust.yaml");
         fs::write(&trust, place.trust.to_string())?;
-        let [port, admin] = [free_port()?, free_port()?];
+        let [port, admin, gateway] = [free_port()?, free_port()?, free_port()?];
         let other = std::env::var_os("MANDATE_BIN");
         let binary = other.as_deref().unwrap_or(OsStr::new(env!("CARGO_BIN_EXE_mandate")));
         let wrap = place.pinned.first();
@@ -186,16 +218,17 @@ impl<'a> Point<'a> {
         command.arg(&manifests).arg("--trust").arg(trust).arg("--cert-file").arg(&place.certificate);
         command.arg("--key-file").arg(&place.key).arg("--audit-dir").arg(dir.join("audit"));
         command.arg("--listen").arg(format!("127.0.0.1:{port}")).arg("--admin").arg(format!("127.0.0.1:{admin}"));
+        command.arg("--envoy-listen").arg(format!("127.0.0.1:{gateway}"));
         command.env("KUBECONFIG", "no-kubeconfig-was-given").env("MANDATE_LOG", "warn").stdout(Stdio::null());
         let process = command.spawn().context("start the authorizer")?;
-        let point = Self { place, process, port, manifests, is_opa: false };
+        let point = Self { place, process, port, gateway, manifests, is_opa: false };
         point.answers()?;
         Ok(point)
     }
 
     /// OPA's server, when it answers.
     pub fn of_opa(place: &'a Place, process: Child, port: u16) -> Result<Self> {
-        let point = Self { place, process, port, manifests: PathBuf::new(), is_opa: true };
+        let point = Self { place, process, port, gateway: 0, manifests: PathBuf::new(), is_opa: true };
         point.answers()?;
         Ok(point)
     }
@@ -217,23 +250,30 @@ impl<'a> Point<'a> {
 
     pub fn send(&self, load: Load) -> Result<Seen> {
         let (home, token) = (namespace(0), &self.place.token);
-        let body = |n| match (self.is_opa, load.batch) {
-            (true, _) => json!({"input": load.ask.body(&home, token, n)}).to_string(),
-            (false, 1) => load.ask.body(&home, token, n).to_string(),
-            (false, many) => load.ask.batch(&home, token, n, many).to_string(),
+        let question = |n| match (self.is_opa, load.batch) {
+            (true, _) => {
+                let body = json!({"input": load.ask.body(&home, token, n)});
+                ("/v1/data/mandate/answer", "application/json", body.to_string().into_bytes())
+            }
+            (false, 1) => load.door.question(load.ask, token, n),
+            (false, many) => {
+                let body = load.ask.batch(&home, token, n, many);
+                ("/access/v1/evaluations", "application/json", body.to_string().into_bytes())
+            }
         };
-        let path = match (self.is_opa, load.batch) {
-            (true, _) => "/v1/data/mandate/answer",
-            (false, 1) => "/access/v1/evaluation",
-            (false, _) => "/access/v1/evaluations",
+        let (path, content, _) = question(0);
+        let headers = [("authorization", format!("Bearer {ASKER}")), ("content-type", content.to_owned())];
+        let (port, authorities) = match load.door {
+            Door::AuthZen => (self.port, Some(self.place.authorities.clone())),
+            Door::Gateway => (self.gateway, None),
         };
         let order = Order {
-            port: self.port,
+            port,
             path: path.to_owned(),
-            headers: vec![("authorization".to_owned(), format!("Bearer {ASKER}"))],
-            mark: r#""decision":"#.to_owned(),
-            authorities: self.place.authorities.clone(),
-            bodies: (0..BODIES).map(body).collect(),
+            headers: headers.map(|(name, value)| (name.to_owned(), value)).into(),
+            answers: load.door.answers().map(str::to_owned),
+            authorities,
+            bodies: (0..BODIES).map(|n| question(n).2).collect(),
             http2: load.http2,
             connections: if load.http2 { 1 } else { AT_ONCE },
             streams: if load.http2 { AT_ONCE } else { 1 },

@@ -6,9 +6,9 @@
 //! twice, so the kubelet cannot serve the token of an earlier holder of the same name
 //! (kubernetes/kubernetes#132802).
 
-use std::fmt::Write as _;
-
 use sha2::{Digest, Sha256};
+
+use crate::hex::hex;
 
 /// First part of the name of every object that Mandate owns in a guarded namespace.
 pub const RESERVED_PREFIX: &str = "mandate-";
@@ -71,13 +71,6 @@ pub fn of_agent(name: &str) -> String {
 fn kept(name: &str, most: usize) -> String {
     let kept: String = name.chars().take(most).collect();
     kept.trim_end_matches(['-', '.']).replace('.', "-")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::AuditError;
-use super::entry::{Hash, canonical, time};
+use super::body::canonical;
+use super::entry::{Hash, time};
 use super::key::{PublicKey, SigningKey};
 
 /// What every signed statement begins with, so that it is a statement about nothing else.

@@ -1,17 +1,17 @@
 //! What waits to be written: bounded, in order, for one writer.
 //!
-//! Whoever brings an entry takes a lock and leaves it there; canonical form, hash and disk are
-//! the writer's. While the log is broken nothing new is taken, so a caller learns at once.
+//! Whoever brings an entry makes its row, takes a lock and leaves it there; hash and disk are the
+//! writer's. While the log is broken nothing new is taken, so a caller learns at once.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::{AuditError, Entry, Settings, entry};
+use super::entry::Row;
+use super::{AuditError, Entry, Settings};
 
 /// How many entries go into one commit at most.
 pub(super) const BATCH: usize = 2_000;
@@ -22,17 +22,25 @@ pub(super) type Answer = oneshot::Sender<Result<(), AuditError>>;
 /// An entry that waits.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub entry: Entry,
-    /// About how much memory it takes, in bytes.
+    pub row: Row,
+    /// How many texts of it were replaced.
+    pub replaced: u64,
+    /// About how much memory it takes, in bytes; nothing, where it is the log's own and always
+    /// has room.
     weight: usize,
     /// Somebody waits for it to be durable.
     pub answer: Option<Answer>,
 }
 
 impl Waiting {
-    /// An entry of the log's own, which always has room.
+    /// An entry of the log's own.
     pub(super) fn own(entry: Entry) -> Self {
-        Self { entry, weight: 0, answer: None }
+        Self::new(entry, 0, None)
+    }
+
+    fn new(entry: Entry, weight: usize, answer: Option<Answer>) -> Self {
+        let (row, replaced) = Row::of(entry);
+        Self { row, replaced, weight, answer }
     }
 }
 
@@ -119,11 +127,12 @@ impl Queue {
     }
 
     fn push(&self, entry: Entry, answer: Option<Answer>, shares: usize) -> Result<(), AuditError> {
-        let body = entry::weigh(&entry.body)?;
+        let body = entry.body.as_str().len();
         if body > self.body {
             return Err(AuditError::TooLarge { bytes: body, limit: self.body });
         }
         let weight = body + 512;
+        let waiting = Waiting::new(entry, weight, answer);
         let mut inner = self.lock();
         if inner.is_closed {
             return Err(AuditError::Closed);
@@ -136,9 +145,9 @@ impl Queue {
             return Err(AuditError::QueueFull { entries: inner.waiting.len(), bytes: inner.bytes });
         }
         inner.bytes += weight;
-        inner.records += usize::from(answer.is_some());
+        inner.records += usize::from(waiting.answer.is_some());
         inner.oldest.get_or_insert_with(Instant::now);
-        inner.waiting.push_back(Waiting { entry, weight, answer });
+        inner.waiting.push_back(waiting);
         let wakes = match inner.sleeps {
             Sleeps::Not => false,
             Sleeps::Idle => true,
@@ -250,9 +259,4 @@ impl Inner {
         self.oldest = (!self.waiting.is_empty()).then(Instant::now);
         Work { entries, is_last: self.is_closed && self.waiting.is_empty() }
     }
-}
-
-/// An empty body, for entries of the log's own.
-pub(super) fn own(id: String, at: Timestamp, kind: super::Kind, body: Value) -> Waiting {
-    Waiting::own(Entry { id, at, kind, keys: super::Keys::default(), body })
 }

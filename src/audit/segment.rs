@@ -80,7 +80,7 @@ pub(super) struct Beginning {
 /// What one commit writes.
 #[derive(Debug)]
 pub(super) struct Commit<'a> {
-    pub rows: &'a [(u64, Hash, Row)],
+    pub rows: &'a [(u64, Hash, &'a Row)],
     /// The hash before the first of them.
     pub prev: Hash,
     pub kept: Option<&'a Checkpoint>,
@@ -387,7 +387,7 @@ pub(super) fn row_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, Hash, Ha
         trace_id: row.get(12)?,
         token_id: row.get(13)?,
     };
-    let stored = Row { id: row.get(3)?, at: row.get(4)?, kind: row.get(5)?, keys, body: row.get(14)? };
+    let stored = Row { id: row.get(3)?, at: row.get(4)?, kind: row.get::<_, String>(5)?.into(), keys, body: row.get(14)? };
     Ok((row.get(0)?, hash_of(row, 1)?, hash_of(row, 2)?, stored))
 }
 

@@ -23,7 +23,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 fn decision(n: u64) -> Entry {
     let at = Timestamp::from_second(1_767_225_600 + i64::try_from(n).unwrap()).unwrap();
     let keys = Keys { task: Some(format!("task-{}", n % 7)), outcome: Some("permit".to_owned()), ..Keys::default() };
-    Entry { id: new_id(at), at, kind: Kind::Decision, keys, body: json!({"n": n}) }
+    Entry { id: new_id(at), at, kind: Kind::Decision, keys, body: Body::of(&json!({"n": n})).unwrap() }
 }
 
 #[test]

@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 use self::opening::{check_end, missing};
 use super::checkpoint::{Checkpoint, Mark, Said};
 use super::copy::Copy;
-use super::entry::{Row, time};
+use super::entry::time;
 use super::key::SigningKey;
-use super::queue::{Broken, Queue, Waiting, Work, own};
+use super::queue::{Broken, Queue, Waiting, Work};
 use super::segment::{self, Beginning, Commit, Segment, Tip};
-use super::{AuditError, Kind, Settings, new_id};
+use super::{AuditError, Body, Entry, Keys, Kind, Settings, new_id};
 use crate::clock::Clock;
 
 /// How long after a failure it is tried again.
@@ -140,11 +140,10 @@ impl Writer {
         let said = self.said(ask);
         let (mut rows, mut tip, mut replaced) = (Vec::with_capacity(entries.len() + said.len()), self.tip, 0);
         for waiting in entries.iter().chain(&said) {
-            let (row, hidden) = Row::of(&waiting.entry);
             let seq = tip.seq + 1;
-            tip = Tip { seq, hash: row.hash(seq, tip.hash) };
-            rows.push((seq, tip.hash, row));
-            replaced += hidden;
+            tip = Tip { seq, hash: waiting.row.hash(seq, tip.hash) };
+            rows.push((seq, tip.hash, &waiting.row));
+            replaced += waiting.replaced;
         }
         let kept = self.is_checkpoint(tip, ask).then(|| self.sign(Mark::Checkpoint, tip)).transpose()?;
         if rows.is_empty() && kept.is_none() {
@@ -183,8 +182,9 @@ impl Writer {
     }
 
     fn own(&self, kind: Kind, body: Value) -> Waiting {
-        let now = self.clock.now();
-        own(new_id(now), now, kind, body)
+        let at = self.clock.now();
+        let body = Body::of(&body).unwrap_or_default();
+        Waiting::own(Entry { id: new_id(at), at, kind, keys: Keys::default(), body })
     }
 
     fn is_checkpoint(&self, tip: Tip, ask: Ask) -> bool {
@@ -238,7 +238,7 @@ impl Writer {
         check_end(&segment, tip, &self.key)?;
         let mut written = segment.after(self.tip.seq)?;
         entries.retain(|waiting| {
-            let is_it = |(id, kind): &(String, String)| *id == waiting.entry.id && kind == waiting.entry.kind.as_str();
+            let is_it = |(id, kind): &(String, String)| *id == waiting.row.id && *kind == waiting.row.kind;
             // Who waits has brought it since.
             let at = written.iter().position(is_it).filter(|_| waiting.answer.is_none());
             at.map(|at| written.swap_remove(at)).is_none()

@@ -51,32 +51,33 @@ struct Done {
     above: Option<Vec<Above>>,
 }
 
-/// A limit that counted an action, as the log keeps it.
+/// A limit that counted an action, as the log keeps it: its members in the order of their names.
 #[derive(Deserialize, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Counted {
-    /// The limit.
-    pub limit: String,
+    /// Whose actions it counts together.
+    pub by: CountedBy,
     /// How many it permits.
     pub count: u64,
+    /// The limit.
+    pub limit: String,
     /// In how many seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<i64>,
-    /// Whose actions it counts together.
-    pub by: CountedBy,
 }
 
-/// A task above the one that acted, as the log keeps it: the root first.
+/// A task above the one that acted, as the log keeps it: the root first, its members in the order
+/// of their names.
 #[derive(Deserialize, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Above {
-    /// Its name; its namespace is that of the one that acted.
-    task: String,
-    uid: String,
     agent: String,
     /// Its limits that counted the action.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     counted: Vec<Counted>,
+    /// Its name; its namespace is that of the one that acted.
+    task: String,
+    uid: String,
 }
 
 /// What the log keeps of the tasks above the one that acted.

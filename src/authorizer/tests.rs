@@ -198,8 +198,13 @@ async fn light_answers_wait_for_a_disk_that_cannot_keep_up_and_are_not_denied() 
     let light = Decision { outcome: Outcome::Permit, risk: Risk::Low, ..refused(Code::Permitted, "", "") };
     for n in 0..200 {
         let now = Timestamp::now();
-        let entry =
-            Entry { id: audit::new_id(now), at: now, kind: Kind::Decision, keys: audit::Keys::default(), body: json!({"n": n}) };
+        let entry = Entry {
+            id: audit::new_id(now),
+            at: now,
+            kind: Kind::Decision,
+            keys: audit::Keys::default(),
+            body: Body::of(&json!({"n": n})).unwrap(),
+        };
         assert_eq!(record(&log, entry, &light).await, Ok(()), "{n}");
     }
     let state = log.state();

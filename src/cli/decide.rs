@@ -16,8 +16,8 @@ use super::render::line;
 use super::scene::{Ended, Past, Scene, Wish, arguments};
 use super::{Outcome, manifest};
 use crate::authorizer::Answer;
+use crate::authorizer::door::authzen::Answered;
 use crate::authorizer::door::authzen::asked::{Asked, NOTHING, Sought};
-use crate::authorizer::door::authzen::shown;
 use crate::decide::authorize::{Decision, Outcome as Decided, Reason, Subject};
 
 #[derive(Debug, clap::Args)]
@@ -104,14 +104,12 @@ fn requested(scene: &Scene, file: &std::path::Path) -> anyhow::Result<(Subject, 
     let id = asked.subject.id.unwrap_or_default();
     let subject = scene.task(id.strip_prefix("task:").unwrap_or(id)).map_err(|why| anyhow!(why))?.clone();
     let (call, resource) = asked.action(&scene.snapshot, &subject.namespace).map_err(|why| anyhow!("`{named}`: {why}"))?;
-    let mut subject_properties = asked.subject.properties.clone();
-    subject_properties.remove("token");
     let wish = Wish {
         server: call.server,
         tool: call.tool,
         arguments: asked.action.1.clone(),
         resource: resource.map(str::to_owned),
-        subject_properties,
+        subject_properties: asked.subject.without_token(),
         resource_properties: asked.resource.properties.clone(),
         intent: asked.context.get("intent").and_then(Value::as_str).map(str::to_owned),
     };
@@ -147,12 +145,9 @@ fn words(decision: Decision) -> String {
 fn print(output: Output, decision: Decision, at: Timestamp) -> anyhow::Result<()> {
     let text = match output {
         Output::Json => {
-            let mut answer = shown(&Answer { id: String::new(), at, decision });
             // Nothing was recorded, so there is nothing to find by an id.
-            if let Some(context) = answer.get_mut("context").and_then(Value::as_object_mut) {
-                context.remove("evaluation_id");
-            }
-            format!("{answer:#}\n")
+            let answer = Answer { id: String::new(), at, decision };
+            serde_json::to_string_pretty(&Answered { answer, unproved: None })? + "\n"
         }
         Output::Text => for_people(&decision),
     };

@@ -172,8 +172,7 @@ const SIGNS: &[u8] = b"?&;\"-:";
 pub fn is_known(text: &str) -> bool {
     static PATTERNS: LazyLock<[Regex; 3]> =
         LazyLock::new(|| [MARK, WORD, SIGN].map(|pattern| Regex::new(pattern).expect("all are patterns, which a test shows")));
-    // Names and words: too short for one part of MARK, and without the signs of every other.
-    if text.len() < 16 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
+    if !may_have_mark(text.as_bytes()) || is_digest(text) {
         return false;
     }
     let [mark, word, sign] = &*PATTERNS;
@@ -192,6 +191,50 @@ pub fn is_known(text: &str) -> bool {
         // INVARIANT: an ASCII character stands at `at`, so a character begins there.
         text.get(at..).is_some_and(|rest| pattern.is_match(rest))
     })
+}
+
+/// Whether a text can have a [`MARK`], told by one look at its bytes: a word as long as its parts
+/// have them, a sign that all others have one of, or the middle of one that has none. Most texts
+/// are names and sentences, which have neither.
+fn may_have_mark(text: &[u8]) -> bool {
+    const NAME: u8 = 1;
+    const BASE64: u8 = 2;
+    const SIGN: u8 = 4;
+    const fn of(byte: u8) -> u8 {
+        match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => NAME | BASE64,
+            b'_' | b'-' => NAME,
+            b'+' | b'/' => BASE64,
+            b':' | b'=' | b'"' | b'~' => SIGN,
+            _ => 0,
+        }
+    }
+    const CLASSES: [u8; 256] = {
+        let mut classes = [0; 256];
+        let mut at = 0;
+        while at < classes.len() {
+            classes[at] = of(at as u8);
+            at += 1;
+        }
+        classes
+    };
+    let (mut name, mut base64, mut last) = (0, 0, 0);
+    text.iter().any(|&byte| {
+        let class = CLASSES[usize::from(byte)];
+        name = if class & NAME == 0 { 0 } else { name + 1 };
+        base64 = if class & BASE64 == 0 { 0 } else { base64 + 1 };
+        // `PRIVATE KEY` and `hooks.slack` are the only ones without a sign.
+        let is_middle = (last, byte) == (b' ', b'K') || (last, byte) == (b'.', b's');
+        last = byte;
+        name >= 16 || base64 >= 40 || is_middle || class & SIGN != 0
+    })
+}
+
+/// Whether a text is a digest or a UUID, as many texts are that have a [`MARK`]. No form is made of
+/// their signs alone but one, which begins with `fc-`.
+fn is_digest(text: &str) -> bool {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-')) && !digits.contains("fc-")
 }
 
 #[cfg(test)]
@@ -245,6 +288,18 @@ mod tests {
         for format in FORMATS {
             assert!(examples(format).iter().all(|text| hint.is_match(text)), "{} has no hint", format.name);
         }
+    }
+
+    #[test]
+    fn one_form_alone_could_be_taken_for_a_digest() {
+        let like =
+            |text: &String| text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte) || byte == b'-');
+        let alike: Vec<_> = FORMATS.iter().filter(|format| examples(format).iter().any(like)).map(|format| format.name).collect();
+        assert_eq!(alike, ["Firecrawl API key"]);
+        for text in [format!("fc-{}", "0123456789abcdef".repeat(2)), format!("sha256:fc-{}", "a".repeat(32))] {
+            assert!(is_known(&text), "{text}");
+        }
+        assert!(!is_known(&format!("sha256:{}", "0123456789abcdef".repeat(4))));
     }
 
     #[test]

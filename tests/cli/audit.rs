@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use mandate::audit::{Entry, Keys, Kind, Log, Settings, new_id};
+use mandate::audit::{Body, Entry, Keys, Kind, Log, Settings, new_id};
 use serde_json::{Value, json};
 
 use crate::{Answer, answer, command, fresh, mandate};
@@ -32,13 +32,13 @@ pub fn decision(n: u64) -> Entry {
         trace_id: text(format!("{n:032x}")),
         token_id: text(format!("jti-{}", n % 4)),
     };
-    Entry { id: new_id(at), at, kind: Kind::Decision, keys, body: json!({"n": n, "rules": ["scope"]}) }
+    Entry { id: new_id(at), at, kind: Kind::Decision, keys, body: Body::of(&json!({"n": n, "rules": ["scope"]})).unwrap() }
 }
 
 /// What came of a decision.
 pub fn outcome(of: &Entry, what: &str) -> Entry {
     let keys = Keys { outcome: Some(what.to_owned()), ..of.keys.clone() };
-    Entry { keys, kind: Kind::Outcome, body: json!({"status": 200}), ..of.clone() }
+    Entry { keys, kind: Kind::Outcome, body: Body::of(&json!({"status": 200})).unwrap(), ..of.clone() }
 }
 
 /// Settings for a new log, without its directory.

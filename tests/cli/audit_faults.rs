@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use mandate::audit::read::{Cursor, Filter, Found};
 use mandate::audit::verify::{Report, verify};
-use mandate::audit::{AuditError, Entry, Keys, Kind, Log, Settings, SigningKey, key_path, new_id};
+use mandate::audit::{AuditError, Body, Entry, Keys, Kind, Log, Settings, SigningKey, key_path, new_id};
 use serde_json::json;
 
 use crate::audit::{decision, segment, settings, wait, written};
@@ -69,7 +69,7 @@ fn say(line: &str) {
 
 /// A decision of four kilobytes.
 fn padded(n: u64) -> Entry {
-    Entry { body: json!({"n": n, "pad": "x.".repeat(2_000)}), ..decision(n) }
+    Entry { body: Body::of(&json!({"n": n, "pad": "x.".repeat(2_000)})).unwrap(), ..decision(n) }
 }
 
 fn flood(log: &Log) -> ! {
@@ -79,7 +79,7 @@ fn flood(log: &Log) -> ! {
             std::thread::spawn(move || {
                 loop {
                     let at = Timestamp::now();
-                    let entry = Entry { id: new_id(at), at, kind: Kind::Decision, keys: Keys::default(), body: json!({}) };
+                    let entry = Entry { id: new_id(at), at, kind: Kind::Decision, keys: Keys::default(), body: Body::default() };
                     let id = entry.id.clone();
                     log.note(Entry { id: format!("note-{id}"), ..entry.clone() }).unwrap();
                     wait(log.record(entry)).unwrap();
@@ -429,7 +429,7 @@ fn a_queue_that_is_full_is_an_error_and_leaves_room_for_what_somebody_waits_for(
     (0..10).for_each(|n| log.note(decision(n)).unwrap());
     assert!(matches!(log.note(decision(10)), Err(AuditError::QueueFull { entries: 10, .. })));
     wait(log.record(decision(11))).unwrap();
-    let large = Entry { body: json!("x".repeat(1 << 20)), ..decision(12) };
+    let large = Entry { body: Body::of(&json!("x".repeat(1 << 20))).unwrap(), ..decision(12) };
     assert!(matches!(log.note(large), Err(AuditError::TooLarge { .. })));
     wait(log.close()).unwrap();
     holds(&settings.dir, (0..10).chain([11]));

@@ -11,6 +11,7 @@
 //! A no is an answer (200, `decision: false`) and never an HTTP error; those are for requests
 //! that cannot be understood or come from nobody known, and their body is one JSON text.
 
+mod answer;
 pub mod asked;
 mod envelope;
 mod metadata;
@@ -23,12 +24,14 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::authorizer::trust::{Asker, Caller};
-use crate::authorizer::{Answer, Authorizer, Question};
+use crate::authorizer::{Authorizer, Question};
 use crate::decide::authorize::history::Outcome as Reported;
-use crate::decide::authorize::{Action, Code, Reason, Snapshot};
+use crate::decide::authorize::{Action, Code, Snapshot};
+pub use answer::Answered;
+use answer::{Evaluation, Several};
 use asked::{Asked, Call, NOTHING, Sought, text};
 use envelope::{Envelope, Gate};
 
@@ -60,21 +63,15 @@ pub fn router(authorizer: Arc<Authorizer>, url: Option<&str>) -> Router {
         .method_not_allowed_fallback(async || {
             Refused(StatusCode::METHOD_NOT_ALLOWED, "not by this method: ask by POST, and for the metadata by GET".to_owned())
         })
-        .layer(axum::middleware::map_response(no_store))
-        .layer(axum::middleware::from_fn(request_id))
+        .layer(axum::middleware::from_fn(headers))
         .with_state(Door { authorizer, gate: Arc::default(), url })
 }
 
-/// Answers are for one moment and one asker.
-async fn no_store(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// `X-Request-ID` comes back as it came.
-async fn request_id(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+/// Answers are for one moment and one asker; `X-Request-ID` comes back as it came.
+async fn headers(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
     let id = request.headers().get("x-request-id").cloned();
     let mut response = next.run(request).await;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(id) = id {
         response.headers_mut().insert("x-request-id", id);
     }
@@ -137,16 +134,16 @@ async fn evaluations(State(door): State<Door>, envelope: Envelope) -> Result<Res
             _ => Err("an entry of `evaluations` must be an object".to_owned()),
         };
         let answer = match asked {
-            Ok(asked) => evaluate(authorizer, &snapshot, &envelope, asked).await,
-            Err(message) => json!({"decision": false, "context": {"error": {"status": 400, "message": message}}}),
+            Ok(asked) => Evaluation::Answered(Box::new(evaluate(authorizer, &snapshot, &envelope, asked).await)),
+            Err(message) => Evaluation::NotUnderstood(message),
         };
-        let yes = answer["decision"] == Value::Bool(true);
+        let yes = answer.is_yes();
         answers.push(answer);
         if (semantic == Semantic::DenyOnFirstDeny && !yes) || (semantic == Semantic::PermitOnFirstPermit && yes) {
             break;
         }
     }
-    Ok(axum::Json(json!({ "evaluations": answers })).into_response())
+    Ok(axum::Json(Several { evaluations: answers }).into_response())
 }
 
 fn semantic(body: &Map<String, Value>) -> Result<Semantic, Refused> {
@@ -166,7 +163,7 @@ fn semantic(body: &Map<String, Value>) -> Result<Semantic, Refused> {
     }
 }
 
-async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &Envelope, asked: Asked<'_>) -> Value {
+async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &Envelope, asked: Asked<'_>) -> Answered {
     let proved = caller(authorizer, snapshot, &envelope.asker, &asked).await;
     let (caller, unproved) = match proved {
         Ok(caller) => (caller, None),
@@ -181,8 +178,7 @@ async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &
         // As it was asked, for the audit log.
         Err(_) => (Call { server: asked.resource.kind.to_owned(), tool: asked.action.0.to_owned() }, asked.resource.id),
     };
-    let mut subject_properties = asked.subject.properties.clone();
-    subject_properties.remove("token");
+    let subject_properties = asked.subject.without_token();
     let disagrees = subject.as_ref().is_some_and(|subject| !asked.agrees(&caller, subject));
     let question = Question {
         door: "authzen",
@@ -214,11 +210,7 @@ async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &
     } else {
         authorizer.decide_by(snapshot, &question).await
     };
-    let mut shown = shown(&answer);
-    if let Some(message) = unproved {
-        shown["context"]["error"] = json!({"status": 401, "message": message});
-    }
-    shown
+    Answered { answer, unproved }
 }
 
 /// Who acts. A token may be meant for the authorizer or for the server that is called; which that
@@ -233,37 +225,6 @@ async fn caller(authorizer: &Authorizer, snapshot: &Snapshot, asker: &Asker, ask
         (Err(_), Some(audience)) => asked.caller(authorizer, asker, Some(&audience)).await,
         (first, _) => first,
     }
-}
-
-/// A decision in AuthZEN's words.
-#[must_use]
-pub fn shown(answer: &Answer) -> Value {
-    let decision = &answer.decision;
-    let reason = |reason: &Reason| json!({"code": reason.code.as_str(), "rule": reason.rule, "message": reason.message, "help": reason.help});
-    let mut context = json!({
-        "evaluation_id": answer.id,
-        "evaluated_at": answer.at.to_string(),
-        "outcome": decision.outcome.as_str(),
-        "cache_for": decision.cache_for,
-        "reasons": decision.reasons.iter().map(reason).collect::<Vec<_>>(),
-    });
-    if !answer.is_yes() {
-        context["reason"] = Value::String(answer.words());
-    }
-    if !decision.looked_at.chain.is_empty() {
-        context["chain"] = json!(decision.looked_at.chain);
-    }
-    if !decision.notices.is_empty() {
-        context["notices"] = decision.notices.iter().map(reason).collect();
-    }
-    if let Some(approval) = &decision.approval {
-        context["approval"] =
-            json!({"rules": approval.rules, "approvers": approval.approvers, "valid_for": approval.valid_for.as_secs()});
-    }
-    if decision.reservation.is_some() {
-        context["outcome_awaited"] = Value::Bool(true);
-    }
-    json!({"decision": answer.is_yes(), "context": context})
 }
 
 /// How a permitted action ended.

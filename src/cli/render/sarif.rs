@@ -14,6 +14,7 @@ use super::super::lint::{Finding, Object, Report};
 use super::super::manifest::Problem;
 use super::super::manifest::node::Position;
 use crate::decide::rule::{Level, RULES};
+use crate::hex::hex;
 
 pub(super) fn render(report: &Report, out: &mut impl io::Write) -> io::Result<()> {
     let results: Vec<Value> = report.findings().map(|(object, finding)| result(object, finding)).collect();
@@ -78,7 +79,7 @@ fn fingerprint(object: &Object, finding: &Finding) -> String {
     let Object { file, api_version, kind, namespace, name, .. } = object;
     let parts = [finding.found.rule, file, api_version, kind, namespace, name, &finding.found.path];
     // Names and paths hold no NUL.
-    Sha256::digest(parts.join("\0")).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(parts.join("\0"))[..16])
 }
 
 /// A path as a URI reference: relative paths stay relative to where the tool ran.

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     net::IpAddr,
     time::{Duration, SystemTime},
 };
@@ -30,6 +29,7 @@ use sha2::{Digest as _, Sha256};
 use x509_parser::{extensions::GeneralName, prelude::X509Certificate};
 
 use super::plan::Wanted;
+use crate::hex::hex;
 use crate::serve::tls::Certificate;
 
 /// The bundle that clients trust, PEM.
@@ -209,10 +209,7 @@ impl Authority {
         limit(&mut params, now, backdate, life, Timestamp::MAX);
         // Each has its own name: where two are trusted, nobody tries the wrong one.
         let id = Sha256::digest(key.subject_public_key_info());
-        let id = id.iter().take(4).fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
+        let id = hex(&id[..4]);
         params.distinguished_name = name(&format!("mandate webhook authority {id}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];

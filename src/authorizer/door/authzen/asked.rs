@@ -34,6 +34,15 @@ pub struct Entity<'a> {
     pub properties: &'a Map<String, Value>,
 }
 
+impl Entity<'_> {
+    /// What is said of it, without the token that proves it.
+    #[must_use]
+    pub fn without_token(&self) -> Map<String, Value> {
+        let others = self.properties.iter().filter(|(name, _)| *name != "token");
+        others.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+}
+
 /// No properties.
 pub static NOTHING: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
 

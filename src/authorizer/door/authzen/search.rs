@@ -14,6 +14,7 @@ use crate::authorizer::Authorizer;
 use crate::authorizer::state::Live;
 use crate::authorizer::trust::Caller;
 use crate::decide::authorize::{Action, Snapshot};
+use crate::hex::hex;
 use crate::telemetry::otlp::{Span, SpanKind};
 
 /// Most results of one page, and how many where nobody says.
@@ -154,6 +155,5 @@ fn search(body: &Map<String, Value>) -> String {
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), body.get(name)?.clone())))
         .collect();
-    let digest = Sha256::digest(crate::authorizer::digest(&entities));
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(crate::authorizer::digest(&entities))[..8])
 }
