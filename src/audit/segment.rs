@@ -21,6 +21,10 @@ const APPLICATION: i32 = 0x4d4e_4441;
 /// The version of the format.
 pub(super) const FORMAT: i32 = 1;
 
+/// Bytes of a page. A row of a decision takes about 1,300: of SQLite's usual pages of 4,096 a quarter
+/// would stay empty, and twice as many would have to be written.
+const PAGE: u32 = 8192;
+
 /// Everything that stands in a segment. `verify` holds a segment's own schema to this text, so
 /// that no view, trigger or partial index can hide a row.
 pub(super) const SCHEMA: &[(&str, &str)] = &[
@@ -343,7 +347,7 @@ fn write_new(path: &Path, beginning: &Beginning) -> rusqlite::Result<()> {
     let Beginning { log, number, after, opened, end_of_previous } = beginning;
     let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.execute_batch(&format!(
-        "PRAGMA synchronous = FULL; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}"
+        "PRAGMA page_size = {PAGE}; PRAGMA synchronous = FULL; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}"
     ))?;
     let transaction = connection.transaction()?;
     SCHEMA.iter().try_for_each(|(_, sql)| transaction.execute_batch(sql))?;
