@@ -32,6 +32,7 @@ pub fn question(ask: Ask, namespace: &str, token: &str, n: usize) -> Vec<u8> {
         (":scheme", "https"),
         ("accept", "application/json, text/event-stream"),
         ("authorization", &format!("Bearer {token}")),
+        ("content-length", &raw_body.len().to_string()),
         ("content-type", "application/json"),
         ("mcp-protocol-version", "2025-06-18"),
         ("user-agent", "bench"),

@@ -6,7 +6,7 @@
 //! finds the most a server can do. Open loop (a rate): reviews are sent on time whether
 //! earlier ones were answered or not, as an API server does; only that gives honest times.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -60,6 +60,8 @@ pub struct Sent {
     pub reviews: usize,
     pub allowed: usize,
     pub refused: usize,
+    /// The first answer that did not let in, as far as it is text.
+    pub refusal: Option<String>,
     pub took: Duration,
     pub p50: Duration,
     pub p99: Duration,
@@ -78,6 +80,8 @@ pub fn main() -> Result<()> {
     println!("{}", serde_json::to_string(&sent)?);
     Ok(())
 }
+
+static REFUSAL: OnceLock<String> = OnceLock::new();
 
 enum Connection {
     One(http1::SendRequest<Full<Bytes>>),
@@ -133,6 +137,9 @@ impl Connection {
         let says = |what: &str| answer.windows(what.len()).any(|window| window == what.as_bytes());
         let is_yes = says(yes);
         ensure!(is_yes || says(no), "an answer that says neither yes nor no");
+        if !is_yes {
+            REFUSAL.get_or_init(|| String::from_utf8_lossy(&answer).into_owned());
+        }
         Ok(is_yes)
     }
 }
@@ -188,6 +195,7 @@ async fn send(order: Order) -> Result<Sent> {
         reviews: answers.len(),
         allowed,
         refused: answers.len() - allowed,
+        refusal: REFUSAL.get().cloned(),
         took,
         p50: times.percentile(50.0),
         p99: times.percentile(99.0),

@@ -107,13 +107,24 @@ pub fn prepared(
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// OPA's own server over HTTPS.
-pub fn serve(binary: &Path, wrap: &[&str], paths: &[PathBuf], certificate: &Path, key: &Path) -> Result<(Child, u16)> {
+/// OPA's own server over HTTPS. `logs`: whether it writes each decision to its console, where nobody
+/// reads.
+pub fn serve(
+    binary: &Path,
+    wrap: &[&str],
+    paths: &[PathBuf],
+    certificate: &Path,
+    key: &Path,
+    logs: bool,
+) -> Result<(Child, u16)> {
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let mut command = command(binary, wrap);
     command.args(["run", "--server", "--log-level", "error", "--skip-version-check", "--skip-known-schema-check"]);
     command.arg("--addr").arg(format!("https://127.0.0.1:{port}"));
     command.arg("--tls-cert-file").arg(certificate).arg("--tls-private-key-file").arg(key).args(paths);
+    if logs {
+        command.args(["--set", "decision_logs.console=true"]).stderr(Stdio::null());
+    }
     Ok((command.stdout(Stdio::null()).spawn().context("start OPA's server")?, port))
 }
 

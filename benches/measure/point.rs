@@ -288,7 +288,7 @@ impl<'a> Point<'a> {
         let sent: Sent = serde_json::from_slice(&output.stdout).context("read what the generator printed")?;
         let seen = Seen { sent, batch: load.batch, cpu: cpu(self.pid()) - before, others: others.cores() };
         let wrong = if load.ask.is_permitted() { seen.sent.refused } else { seen.sent.allowed };
-        ensure!(wrong == 0, "{wrong} of {} questions were answered wrongly", seen.sent.reviews);
+        ensure!(wrong == 0, "{wrong} of {} questions were answered wrongly: {:?}", seen.sent.reviews, seen.sent.refusal);
         Ok(seen)
     }
 }
