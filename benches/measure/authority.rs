@@ -31,6 +31,18 @@ pub enum Others {
 }
 
 impl Others {
+    pub const ALL: [Self; 4] = [Self::Spread, Self::Tools, Self::Agents, Self::SameEffect];
+
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Spread => "spread",
+            Self::Tools => "tools",
+            Self::Agents => "agents",
+            Self::SameEffect => "effect",
+        }
+    }
+
     pub fn words(self) -> &'static str {
         match self {
             Self::Spread => "a tool each, 100 to a namespace",

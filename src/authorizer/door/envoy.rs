@@ -85,10 +85,10 @@ impl Door {
         gateway: Option<Parent>,
     ) -> Result<CheckResponse, Status> {
         let AttributeContext { request, context_extensions, .. } = attributes;
-        let http =
+        let mut http =
             request.and_then(|request| request.http).ok_or_else(|| Status::invalid_argument("there is no HTTP request"))?;
         let route = Route::of(&context_extensions).map_err(Status::failed_precondition)?;
-        let headers = headers(&http);
+        let headers = headers(&mut http);
         let snapshot = self.authorizer.state.snapshot();
         let caller = match self.caller(&snapshot, &route, &headers).await {
             Ok(caller) => caller,
@@ -204,17 +204,21 @@ fn wish(http: &HttpRequest, headers: &BTreeMap<String, String>) -> Result<Wish, 
     mcp::read(&mcp::Request { method, path, headers, body: raw_body })
 }
 
-/// The headers of the client, in either of the two forms that Envoy has.
-fn headers(http: &HttpRequest) -> BTreeMap<String, String> {
+/// Takes the headers of the client, in either of the two forms that Envoy has.
+fn headers(http: &mut HttpRequest) -> BTreeMap<String, String> {
+    let small = |mut name: String| {
+        name.make_ascii_lowercase();
+        name
+    };
     let mut found: BTreeMap<String, String> =
-        http.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
-    for header in http.header_map.iter().flat_map(|map| &map.headers) {
+        std::mem::take(&mut http.headers).into_iter().map(|(name, value)| (small(name), value)).collect();
+    for header in http.header_map.take().into_iter().flat_map(|map| map.headers) {
         let value = match header.raw_value.is_empty() {
-            true => header.value.clone(),
+            true => header.value,
             false => String::from_utf8_lossy(&header.raw_value).into_owned(),
         };
         found
-            .entry(header.key.to_ascii_lowercase())
+            .entry(small(header.key))
             .and_modify(|known| {
                 known.push(',');
                 known.push_str(&value);
