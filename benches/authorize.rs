@@ -431,18 +431,23 @@ fn over_grpc(place: &Place) -> Result<()> {
 fn handlers(place: &Place) -> Result<()> {
     const RATE: u32 = 5_000;
     let method = format!(
-        "The same requests, {RATE} a second, given to the handler in this process by a thread that keeps time; one worker thread. From the headers and the bytes of a body to the bytes of the answer: enforcement point and token checked, JSON read, \
+        "The same requests, {RATE} a second, answered in this process by one worker thread: over loopback, by gRPC without TLS from a second process; else given to the handler by a thread that keeps time. From the headers and the bytes of a body to the bytes of the answer: enforcement point and token checked, JSON read, \
          task and history looked up, decided, and the audit entry queued; {SIDE_BY_SIDE} policies. What is left of the times above is TLS, HTTP and waking up. \
          Writes come at a tenth of the rate: each waits until its audit entry is on the disk, and one task may have 1,024 actions under way."
     );
     let table = Table::begin("Time of the handler alone at 5,000 a second", &method);
     let handler = Handler::start(place)?;
+    let targets = |of: &str, ask: Ask, times: &Times| {
+        let row = |what: &str| format!("{of}, {}: {what}", ask.words());
+        table.at_most(&row("p50"), times.percentile(50.0), Duration::from_micros(60), |time| us(*time));
+        table.at_most(&row("p99"), times.percentile(99.0), Duration::from_millis(1), |time| us(*time));
+    };
+    for ask in [Ask::Search, Ask::Read] {
+        targets("ext_authz over loopback", ask, &handler.over_grpc(place, ask, RATE)?);
+    }
     for (door, name) in [(Door::Gateway, "ext_authz"), (Door::AuthZen, "AuthZEN")] {
         for ask in [Ask::Search, Ask::Read] {
-            let times = handler.times(door, ask, RATE)?;
-            let of = |what: &str| format!("{name}, {}: {what}", ask.words());
-            table.at_most(&of("p50"), times.percentile(50.0), Duration::from_micros(60), |time| us(*time));
-            table.at_most(&of("p99"), times.percentile(99.0), Duration::from_millis(1), |time| us(*time));
+            targets(name, ask, &handler.times(door, ask, RATE)?);
         }
         for ask in [Ask::Post, Ask::TooMuch] {
             table.row(&format!("{name}, {}, nothing recorded", ask.words()), both(&handler.without_log(door, ask, RATE)?));

@@ -13,7 +13,6 @@ mod measure;
 #[path = "measure/pinned.rs"]
 mod pinned;
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use ::mandate::api::{AgentTask, names};
@@ -211,12 +210,8 @@ impl Sender {
             rate: load.rate,
             reviews: load.reviews,
         };
-        let mut generator = self.pinned.generator()?.spawn().context("start the generator")?;
-        let (others, before) = (Others::watch(), cpu(self.pid));
-        generator.stdin.take().context("a pipe to the generator")?.write_all(&serde_json::to_vec(&order)?)?;
-        let output = tokio::task::spawn_blocking(move || generator.wait_with_output()).await??;
-        ensure!(output.status.success(), "the generator failed");
-        let sent: Sent = serde_json::from_slice(&output.stdout).context("read what the generator printed")?;
+        let (others, before, pinned) = (Others::watch(), cpu(self.pid), self.pinned);
+        let sent = tokio::task::spawn_blocking(move || pinned.generate(&order)).await??;
         let seen = Seen { sent, cpu: cpu(self.pid) - before, others: others.cores() };
         let expected = if load.path == "/mutate" || load.holds == Holds::Task { seen.sent.refused } else { seen.sent.allowed };
         ensure!(expected == 0, "{} of {} reviews were answered wrongly", expected, seen.sent.reviews);

@@ -2,12 +2,15 @@
 //! HTTP will write it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::middleware::Next;
+use axum::response::Response;
 use http_body_util::{BodyExt as _, Full};
 use hyper::Request;
 use hyper::service::Service as _;
@@ -16,17 +19,23 @@ use jiff::Timestamp;
 use mandate::audit::{Log, Settings};
 use mandate::authorizer::Authorizer;
 use mandate::authorizer::door::{authzen, envoy};
-use mandate::authorizer::state::State;
+use mandate::authorizer::state;
 use mandate::authorizer::trust::Trust;
 use mandate::decide::authorize::Subject;
 use mandate::decide::authorize::snapshot::Compiler;
+use mandate::serve::{self, Limits, Stop};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use super::SIDE_BY_SIDE;
 use super::authority::{Ask, Others, namespace, sources, subject};
+use super::generate::Order;
 use super::measure::{Times, sized};
-use super::point::{ASKER, Door, Place};
+use super::point::{ASKER, AT_ONCE, Door, Place};
+
+/// How long answers took, in their order.
+type Seen = Arc<Mutex<Vec<Duration>>>;
 
 pub struct Handler {
     runtime: Runtime,
@@ -34,13 +43,13 @@ pub struct Handler {
     unrecorded: Router,
     token: String,
     log: Option<Log>,
-    state: Arc<State>,
+    state: Arc<state::State>,
 }
 
 impl Handler {
     pub fn start(place: &Place) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let state = Arc::new(State::default());
+        let state = Arc::new(state::State::default());
         state.replace(Compiler::default().compile(&sources(Others::Spread, SIDE_BY_SIDE)).0);
         // As a task of a manifest, it has no UID that its token would have to name.
         state.put(Subject { uid: String::new(), ..subject(&namespace(0), "task-0") });
@@ -58,6 +67,53 @@ impl Handler {
     /// Times at so many a second.
     pub fn times(&self, door: Door, ask: Ask, rate: u32) -> Result<Times> {
         self.paced(&self.recorded, door, ask, rate)
+    }
+
+    /// Times over loopback: a gateway's questions come from a second process, by gRPC without TLS, as
+    /// they do in one pod. Seen here, from the head of a request to the whole answer.
+    pub fn over_grpc(&self, place: &Place, ask: Ask, rate: u32) -> Result<Times> {
+        let seen = Arc::new(Mutex::new(vec![]));
+        let timed = self.recorded.clone().layer(axum::middleware::from_fn_with_state(seen.clone(), timed));
+        let (leave, stop) = Stop::new();
+        let limits = Limits { linger: Duration::ZERO, ..Limits::default() };
+        let listener = self.runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+        let port = listener.local_addr()?.port();
+        let served = self.runtime.spawn(serve::h2c(listener, timed, stop, limits));
+        let state = self.state.clone();
+        let current = self.runtime.spawn(async move {
+            loop {
+                state.is_current(Timestamp::now());
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let (path, content, _) = Door::Gateway.question(ask, &self.token, 0);
+        let questions = sized(rate * 20, rate);
+        let order = Order {
+            port,
+            path: path.to_owned(),
+            headers: vec![
+                ("authorization".to_owned(), format!("Bearer {ASKER}")),
+                ("content-type".to_owned(), content.to_owned()),
+            ],
+            answers: Door::Gateway.answers().map(str::to_owned),
+            authorities: None,
+            bodies: (0..64).map(|n| Door::Gateway.question(ask, &self.token, n).2).collect(),
+            http2: true,
+            connections: 1,
+            streams: AT_ONCE,
+            rate: Some(rate),
+            reviews: questions as usize,
+        };
+        let sent = place.pinned.generate(&order)?;
+        let wrong = if ask.is_permitted() { sent.refused } else { sent.allowed };
+        ensure!(wrong == 0, "{wrong} questions were answered wrongly: {:?}", sent.refusal);
+        current.abort();
+        leave.stop();
+        let _ = self.runtime.block_on(served)?;
+        let all = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+        // The first second fills caches.
+        let skip = if questions > rate { rate as usize } else { 0 };
+        Ok(all.into_iter().skip(skip).collect())
     }
 
     /// The same where nobody keeps a log.
@@ -91,6 +147,18 @@ impl Handler {
         let all = self.runtime.block_on(under_way.join_all()).into_iter().collect::<Result<Vec<Duration>>>()?;
         Ok(all.into_iter().skip(skip).collect())
     }
+}
+
+/// Takes the time from the head of a request to the whole answer.
+async fn timed(State(seen): State<Seen>, request: axum::extract::Request, next: Next) -> Response {
+    let start = Instant::now();
+    let (parts, body) = next.run(request).await.into_parts();
+    let Ok(whole) = body.collect().await else { return Response::default() };
+    let took = start.elapsed();
+    seen.lock().unwrap_or_else(PoisonError::into_inner).push(took);
+    let trailers = whole.trailers().cloned();
+    let body = Full::new(whole.to_bytes()).with_trailers(async move { trailers.map(Ok) });
+    Response::from_parts(parts, Body::new(body))
 }
 
 async fn one(router: Router, request: Request<Full<Bytes>>, said: &str) -> Result<Duration> {

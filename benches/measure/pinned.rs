@@ -1,8 +1,11 @@
 //! A core each for the process that is measured and for the generator, this one started anew.
 
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+
+use super::generate::{Order, Sent};
 
 /// Whether server and generator have a core each.
 #[derive(Clone, Copy)]
@@ -30,7 +33,16 @@ impl Pinned {
         if self.0 { &["taskset", "-c", "0"] } else { &[] }
     }
 
-    pub fn generator(self) -> Result<Command> {
+    /// Sends what is ordered, and says what came of it.
+    pub fn generate(self, order: &Order) -> Result<Sent> {
+        let mut generator = self.generator()?.spawn().context("start the generator")?;
+        generator.stdin.take().context("a pipe to the generator")?.write_all(&serde_json::to_vec(order)?)?;
+        let output = generator.wait_with_output()?;
+        ensure!(output.status.success(), "the generator failed");
+        serde_json::from_slice(&output.stdout).context("read what the generator printed")
+    }
+
+    fn generator(self) -> Result<Command> {
         let own = std::env::current_exe()?;
         let mut command = if self.0 { Command::new("taskset") } else { Command::new(&own) };
         if self.0 {

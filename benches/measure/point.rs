@@ -3,7 +3,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -280,12 +279,8 @@ impl<'a> Point<'a> {
             rate: load.rate,
             reviews: load.questions,
         };
-        let mut generator = self.place.pinned.generator()?.spawn().context("start the generator")?;
         let (others, before) = (OtherProcesses::watch(), cpu(self.pid()));
-        generator.stdin.take().context("a pipe to the generator")?.write_all(&serde_json::to_vec(&order)?)?;
-        let output = generator.wait_with_output()?;
-        ensure!(output.status.success(), "the generator failed");
-        let sent: Sent = serde_json::from_slice(&output.stdout).context("read what the generator printed")?;
+        let sent = self.place.pinned.generate(&order)?;
         let seen = Seen { sent, batch: load.batch, cpu: cpu(self.pid()) - before, others: others.cores() };
         let wrong = if load.ask.is_permitted() { seen.sent.refused } else { seen.sent.allowed };
         ensure!(wrong == 0, "{wrong} of {} questions were answered wrongly: {:?}", seen.sent.reviews, seen.sent.refusal);

@@ -2,8 +2,9 @@
 //! that what waits to be written is the text that will be hashed.
 //!
 //! What must not be kept is replaced on the way: anything that has the form of a credential, and
-//! integers that JSON readers would round. Never is the plain output of `serde_json` taken, whose
-//! order of members is up to a feature that any dependency may switch on.
+//! integers that JSON readers would round. Never is a value taken as `serde_json` writes it: the
+//! order of its members is up to a feature that any dependency may switch on. That of a structure
+//! is its own.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;

@@ -232,7 +232,7 @@ fn at_a_limit_of_file_sizes_it_fails_clearly_and_recovers_when_there_is_room() {
     assert!(gap.body().contains("\"refused\":"), "{}", gap.body());
 }
 
-/// A file system of four megabytes that is full, in a mount namespace of its own. Where namespaces
+/// A file system of five megabytes that is full, in a mount namespace of its own. Where namespaces
 /// may not be made by everybody, the limit above has to do.
 #[test]
 fn on_a_full_disk_it_fails_clearly_and_recovers_when_there_is_room() {
@@ -246,7 +246,7 @@ fn on_a_full_disk_it_fails_clearly_and_recovers_when_there_is_room() {
     let binary = std::env::current_exe().unwrap();
     // Room for little more than one begins with; a file takes the rest, and goes at a word.
     let script = format!(
-        "set -e; mount -t tmpfs -o size=4m audit '{at}'; head -c 3m /dev/zero > '{at}/filler'; mkfifo '{at}/room'; \
+        "set -e; mount -t tmpfs -o size=5m audit '{at}'; head -c 3m /dev/zero > '{at}/filler'; mkfifo '{at}/room'; \
          (read -r word < '{at}/room'; rm '{at}/filler'; echo made > '{at}/room') & \
          \"$@\"; cp '{at}'/log/* \"$COPY\""
     );
