@@ -427,7 +427,7 @@ fn over_grpc(place: &Place) -> Result<()> {
     Ok(())
 }
 
-/// The handlers of the same requests without the connection, at the rate of the target.
+/// The handlers of the same requests, timed without the connection, at the rate of the target.
 fn handlers(place: &Place) -> Result<()> {
     const RATE: u32 = 5_000;
     let method = format!(

@@ -215,7 +215,7 @@ async fn accept(listener: TcpListener, door: Door, app: Router, stop: Stop, limi
 }
 
 async fn connection(tcp: TcpStream, door: Door, app: Router, http: Arc<Http>, leaving: Stop, limits: Limits) {
-    // Answers are one small write each: waiting for more to send only delays them.
+    // What is written is all there is to send: waiting for more only delays it.
     if let Err(error) = tcp.set_nodelay(true) {
         debug!(%error, "could not set TCP_NODELAY");
     }

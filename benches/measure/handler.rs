@@ -111,9 +111,7 @@ impl Handler {
         leave.stop();
         let _ = self.runtime.block_on(served)?;
         let all = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
-        // The first second fills caches.
-        let skip = if questions > rate { rate as usize } else { 0 };
-        Ok(all.into_iter().skip(skip).collect())
+        Ok(warm(all, rate))
     }
 
     /// The same where nobody keeps a log.
@@ -142,11 +140,16 @@ impl Handler {
                 .body(Full::new(body))?;
             under_way.spawn_on(one(router, request, said), self.runtime.handle());
         }
-        // The first second fills caches.
-        let skip = if questions > rate { rate as usize } else { 0 };
         let all = self.runtime.block_on(under_way.join_all()).into_iter().collect::<Result<Vec<Duration>>>()?;
-        Ok(all.into_iter().skip(skip).collect())
+        Ok(warm(all, rate))
     }
+}
+
+/// Without those of the first second, which fills caches; all where there is no second one.
+fn warm(all: Vec<Duration>, rate: u32) -> Times {
+    let first = rate as usize;
+    let skip = if all.len() > first { first } else { 0 };
+    all.into_iter().skip(skip).collect()
 }
 
 /// Takes the time from the head of a request to the whole answer.

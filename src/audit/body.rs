@@ -7,7 +7,6 @@
 //! is its own.
 
 use std::cmp::Ordering;
-use std::fmt::Write as _;
 use std::io;
 
 use serde::Serialize;
@@ -70,10 +69,7 @@ impl Body {
     ///
     /// It has no form in JSON.
     pub fn in_order(told: &impl Serialize) -> Result<Self, AuditError> {
-        let (mut text, mut look) = (Vec::with_capacity(1024), Look::default());
-        let written = told.serialize(&mut Serializer::with_formatter(&mut text, &mut look)).is_ok();
-        let text = String::from_utf8(text).ok().filter(|_| written && !look.needs_care);
-        let Some(text) = text else { return Self::of(&serde_json::to_value(told).map_err(AuditError::NotCanonical)?) };
+        let Some(text) = written(told) else { return Self::of(&serde_json::to_value(told).map_err(AuditError::NotCanonical)?) };
         debug_assert_eq!(
             Self::of(&serde_json::from_str(&text).unwrap_or_default()).map(|body| body.text).ok(),
             Some(text.clone())
@@ -92,17 +88,26 @@ impl Body {
     }
 }
 
-/// Writes JSON as short as it can be, and sees whether there is anything in it that has to be
-/// looked at again: a sign that is escaped, a number that is no small whole one, a text that has
-/// the form of a credential.
+/// The text of what serializes its members in order, made in one go, as it can be of nearly every
+/// body. None where something has to be replaced, a sign is escaped, or there is a number that is no
+/// small whole one: then care must be taken.
+fn written(told: &impl Serialize) -> Option<String> {
+    let (mut text, mut look) = (Vec::with_capacity(1024), Look::default());
+    told.serialize(&mut Serializer::with_formatter(&mut text, &mut look)).ok()?;
+    String::from_utf8(text).ok().filter(|_| !look.needs_care)
+}
+
+/// Writes JSON as short as it can be, and sees whether care must be taken. What is written then
+/// counts for nothing.
 #[derive(Default)]
 struct Look {
     needs_care: bool,
 }
 
 impl Look {
-    fn integer(&mut self, is_exact: bool) {
-        self.needs_care |= !is_exact;
+    fn care(&mut self) -> io::Result<()> {
+        self.needs_care = true;
+        Ok(())
     }
 }
 
@@ -113,44 +118,38 @@ impl Formatter for &mut Look {
         writer.write_all(fragment.as_bytes())
     }
 
-    fn write_char_escape<W: ?Sized + io::Write>(&mut self, writer: &mut W, _: CharEscape) -> io::Result<()> {
-        self.needs_care = true;
-        writer.write_all(b" ")
-    }
-
     fn write_i64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: i64) -> io::Result<()> {
-        self.integer(value.unsigned_abs() <= EXACT);
+        self.needs_care |= value.unsigned_abs() > EXACT;
         write!(writer, "{value}")
     }
 
     fn write_u64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: u64) -> io::Result<()> {
-        self.integer(value <= EXACT);
+        self.needs_care |= value > EXACT;
         write!(writer, "{value}")
     }
 
+    fn write_char_escape<W: ?Sized + io::Write>(&mut self, _: &mut W, _: CharEscape) -> io::Result<()> {
+        self.care()
+    }
+
     fn write_u128<W: ?Sized + io::Write>(&mut self, _: &mut W, _: u128) -> io::Result<()> {
-        self.needs_care = true;
-        Ok(())
+        self.care()
     }
 
     fn write_i128<W: ?Sized + io::Write>(&mut self, _: &mut W, _: i128) -> io::Result<()> {
-        self.needs_care = true;
-        Ok(())
+        self.care()
     }
 
     fn write_f32<W: ?Sized + io::Write>(&mut self, _: &mut W, _: f32) -> io::Result<()> {
-        self.needs_care = true;
-        Ok(())
+        self.care()
     }
 
     fn write_f64<W: ?Sized + io::Write>(&mut self, _: &mut W, _: f64) -> io::Result<()> {
-        self.needs_care = true;
-        Ok(())
+        self.care()
     }
 
     fn write_raw_fragment<W: ?Sized + io::Write>(&mut self, _: &mut W, _: &str) -> io::Result<()> {
-        self.needs_care = true;
-        Ok(())
+        self.care()
     }
 }
 
@@ -167,55 +166,27 @@ pub(super) fn quote(text: &mut String, value: &str) {
     text.push_str(&serde_json::to_string(value).unwrap_or_default());
 }
 
-/// The canonical text of a body in which nothing has to be replaced, as nearly every one is: made
-/// in one go, without the copies that [`clean`] and [`canonical`] need. None where something has
-/// to be, or there is a number that is no small whole one.
+/// The canonical text of a value of which it can be made in one go, without the copies that
+/// [`clean`] and [`canonical`] need.
 fn plain(body: &Value) -> Option<String> {
-    fn put(text: &mut String, value: &Value) -> Option<()> {
-        match value {
-            Value::Null => text.push_str("null"),
-            Value::Bool(flag) => text.push_str(if *flag { "true" } else { "false" }),
-            Value::Number(number) => {
-                let whole = number.as_i64().filter(|whole| whole.unsigned_abs() <= EXACT)?;
-                let _ = write!(text, "{whole}");
-            }
-            Value::String(string) => put_string(text, string)?,
-            Value::Array(items) => put_all(text, ['[', ']'], items.iter(), put)?,
+    written(&Sorted(body))
+}
+
+/// A value whose members are serialized in their order.
+struct Sorted<'a>(&'a Value);
+
+impl Serialize for Sorted<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Array(items) => serializer.collect_seq(items.iter().map(Sorted)),
             Value::Object(members) => {
                 let mut sorted: Vec<(&String, &Value)> = members.iter().collect();
                 sorted.sort_unstable_by(|(one, _), (other, _)| in_order(one, other));
-                put_all(text, ['{', '}'], sorted.into_iter(), |text, (name, value)| {
-                    put_string(text, name)?;
-                    text.push(':');
-                    put(text, value)
-                })?;
+                serializer.collect_map(sorted.into_iter().map(|(name, value)| (name, Sorted(value))))
             }
+            other => other.serialize(serializer),
         }
-        Some(())
     }
-    let mut text = String::with_capacity(1024);
-    put(&mut text, body).map(|()| text)
-}
-
-fn put_string(text: &mut String, string: &str) -> Option<()> {
-    (!literal::is_known(string)).then(|| quote(text, string))
-}
-
-fn put_all<T>(
-    text: &mut String,
-    [open, close]: [char; 2],
-    items: impl Iterator<Item = T>,
-    put: impl Fn(&mut String, T) -> Option<()>,
-) -> Option<()> {
-    text.push(open);
-    for (at, item) in items.enumerate() {
-        if at > 0 {
-            text.push(',');
-        }
-        put(text, item)?;
-    }
-    text.push(close);
-    Some(())
 }
 
 /// The order of names in RFC 8785, which is that of UTF-16.

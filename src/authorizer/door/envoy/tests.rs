@@ -21,6 +21,7 @@ use crate::authorizer::trust::{Trust, TrustFile};
 use crate::decide::authorize::snapshot::{Compiler, ServerSource, Sources, Written};
 use crate::decide::authorize::{Standing, Subject};
 use crate::decide::world::Loaded;
+use crate::hex::hex;
 
 /// The example, and one rule more for each way to say no.
 const MORE: &str = "
@@ -87,7 +88,7 @@ fn scene(name: &str) -> Scene {
         let deadline = Timestamp::now() + SignedDuration::from_hours(1);
         state.put(Subject { uid: "u".into(), phase: Phase::Active, standing: Standing::Good, deadline, ..own });
     }
-    let digest: String = Sha256::digest(GATEWAY).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(GATEWAY));
     let point = key.der_bytes();
     let half = |at: usize| {
         use base64::Engine as _;
