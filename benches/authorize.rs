@@ -6,10 +6,12 @@
 //! from a second process, this one started anew (see [`generate`]). Authorizer and OPA are kept
 //! to the first core and the generator to the second, where there is `taskset` and more than one
 //! core. One part alone runs by its name: `cargo bench --bench authorize -- https`; the parts are
-//! `process`, `https`, `grpc`, `handler`, `changes` and `opa`.
+//! `process`, `https`, `grpc`, `handler`, `otlp`, `changes` and `opa`.
 
 #[path = "measure/authority.rs"]
 mod authority;
+#[path = "measure/collector.rs"]
+mod collector;
 #[path = "measure/gateway.rs"]
 mod gateway;
 #[path = "measure/generate.rs"]
@@ -40,6 +42,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use authority::{Ask, Others, namespace, policy, put, sources, subject};
+use collector::Collector;
 use handler::Handler;
 use measure::{Table, Times, cpu, machine, mb, memory, ms, sized};
 use point::{Door, Load, Place, Point, Seen};
@@ -81,6 +84,9 @@ fn main() -> Result<()> {
     }
     if is_wanted("handler") {
         handlers(&place)?;
+    }
+    if is_wanted("otlp") {
+        with_telemetry(&place)?;
     }
     if is_wanted("changes") {
         one_policy_changes(&place)?;
@@ -414,13 +420,13 @@ fn over_grpc(place: &Place) -> Result<()> {
     let table = Table::begin("Decisions for a gateway over loopback gRPC", &method);
     let point = Point::start(place, SIDE_BY_SIDE)?;
     for ask in Ask::ALL {
-        let seen = point.send(Load { door: Door::Gateway, ..Load::most(ask) })?;
+        let seen = point.send(Load::most(ask).of_gateway())?;
         let cost = format!("{:.0}/s, {:.1} µs of CPU each", seen.rate(), seen.each());
         table.row(&format!("as fast as can be, {}", ask.words()), cost);
     }
     for &rate in sized(&[1_000, 5_000][..], &[500]) {
         for ask in [Ask::Search, Ask::Read] {
-            let seen = point.send(Load { door: Door::Gateway, ..Load::at(ask, rate) })?;
+            let seen = point.send(Load::at(ask, rate).of_gateway())?;
             table.row(&format!("{rate}/s, {}", ask.words()), steady(&seen));
         }
     }
@@ -431,7 +437,7 @@ fn over_grpc(place: &Place) -> Result<()> {
 fn handlers(place: &Place) -> Result<()> {
     const RATE: u32 = 5_000;
     let method = format!(
-        "The same requests, {RATE} a second, answered in this process by one worker thread: over loopback, by gRPC without TLS from a second process; else given to the handler by a thread that keeps time. From the headers and the bytes of a body to the bytes of the answer: enforcement point and token checked, JSON read, \
+        "The same requests, {RATE} a second, answered in this process by one worker thread: over loopback, by gRPC without TLS from a second process, where this one has the first core alone; else given to the handler by a thread that keeps time. From the whole request to the whole answer: enforcement point and token checked, JSON read, \
          task and history looked up, decided, and the audit entry queued; {SIDE_BY_SIDE} policies. What is left of the times above is TLS, HTTP and waking up. \
          Writes come at a tenth of the rate: each waits until its audit entry is on the disk, and one task may have 1,024 actions under way."
     );
@@ -452,6 +458,31 @@ fn handlers(place: &Place) -> Result<()> {
         for ask in [Ask::Post, Ask::TooMuch] {
             table.row(&format!("{name}, {}, nothing recorded", ask.words()), both(&handler.without_log(door, ask, RATE)?));
             table.row(&format!("{name}, {}, on the disk", ask.words()), both(&handler.times(door, ask, RATE / 10)?));
+        }
+    }
+    Ok(())
+}
+
+/// The same decisions while a collector is told of them.
+fn with_telemetry(place: &Place) -> Result<()> {
+    const RATES: [Option<u32>; 2] = [Some(1_000), None];
+    let method = format!(
+        "As a gateway asks, {SIDE_BY_SIDE} policies: light reads without arguments, CPU of the process divided by decisions, without OpenTelemetry and with a collector in another process that takes every span and the metrics (settings as they are by default: each decision has a span, 2,048 may wait). {}",
+        place.pinned.words("authorizer")
+    );
+    let table = Table::begin("What telemetry costs a decision", &method);
+    let collector = Collector::start()?;
+    for (what, url) in [("nobody is told", None), ("with traces and metrics", Some(collector.url.as_str()))] {
+        let point = Point::start_telling(place, SIDE_BY_SIDE, url)?;
+        for rate in RATES {
+            let before = collector.spans();
+            let load = rate.map_or_else(|| Load::most(Ask::Search), |rate| Load::at(Ask::Search, rate)).of_gateway();
+            let seen = point.send(load)?;
+            // Spans go off up to five seconds later.
+            std::thread::sleep(url.map_or(Duration::ZERO, |_| Duration::from_secs(6)));
+            let (rate, told) = (format!("{:.0}/s", seen.rate()), collector.spans() - before);
+            let told = url.map_or_else(String::new, |_| format!("; {told} of {} spans came", load.questions));
+            table.row(&format!("{rate}, {what}"), format!("{:.1} µs, p50 {}{told}", seen.each(), us(seen.sent.p50)));
         }
     }
     Ok(())

@@ -128,11 +128,6 @@ impl Keys {
         let Self { namespace, task, task_uid, agent, tool, outcome, trace_id, token_id } = self;
         [namespace, task, task_uid, agent, tool, outcome, trace_id, token_id].map(Option::as_deref)
     }
-
-    fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
-        let Self { namespace, task, task_uid, agent, tool, outcome, trace_id, token_id } = self;
-        [namespace, task, task_uid, agent, tool, outcome, trace_id, token_id].into_iter().flatten()
-    }
 }
 
 /// Where a log lies, and how it is kept.

@@ -39,7 +39,7 @@ use crate::decide::authorize::{
 use crate::metrics::Metrics;
 use crate::telemetry::otlp::{Parent, Span, SpanKind, Traces};
 pub use evidence::digest;
-use state::{Acting, Live, State};
+use state::{Acting, Actor, State};
 use trust::{Asker, Caller};
 
 /// Everything that an answer needs.
@@ -69,14 +69,13 @@ struct Awaited {
 }
 
 /// What was asked.
-#[derive(Clone, Debug)]
 pub struct Question<'a> {
     /// By which protocol.
     pub door: &'static str,
     /// By whom.
     pub asker: &'a Asker,
     /// Who acts.
-    pub caller: Caller,
+    pub actor: Actor,
     /// What it wants to do.
     pub action: Action<'a>,
     /// The span that asks, in the trace of what is asked about.
@@ -159,7 +158,7 @@ impl Authorizer {
 
     /// The same of a task that is known; of one that is not, the answer is no.
     async fn conclude(&self, question: &Question<'_>, judge: impl FnOnce(&Acting, Timestamp) -> Decision + Send) -> Answer {
-        self.answer(question, |task, now| task.map_or_else(|| unknown(&question.caller), |task| judge(task, now))).await
+        self.answer(question, |task, now| task.map_or_else(|| unknown(&question.actor.caller), |task| judge(task, now))).await
     }
 
     /// Records what is decided of a task, and answers.
@@ -168,19 +167,18 @@ impl Authorizer {
         let now = self.clock.now();
         let id = audit::new_id(now);
         let mut span = self.traces.begin("authorize", SpanKind::Server, question.parent);
-        let acting = self.state.acting(&question.caller);
-        let task = acting.as_ref().map(|acting| &*acting.task);
+        let acting = question.actor.acting.as_ref();
         let reports = question.action.reports_outcome;
-        let mut decision = judge(acting.as_ref(), now);
+        let mut decision = judge(acting, now);
         let trace = question.parent.map(|parent| parent.trace_id()).or_else(|| span.as_ref().map(Span::trace_id));
         let recorded = match &self.log {
-            Some(log) => match evidence::entry(&id, question, trace, task, &decision, now, begun) {
+            Some(log) => match evidence::entry(&id, question, trace, &decision, now, begun) {
                 Ok(entry) => record(log, entry, &decision).await,
                 Err(error) => Err(error.category()),
             },
             None => Ok(()),
         };
-        if let (Some(acting), Some(reservation)) = (&acting, decision.reservation.take()) {
+        if let (Some(acting), Some(reservation)) = (acting, decision.reservation.take()) {
             match (&recorded, reports) {
                 (Err(_), _) => acting.settle(&reservation, Reported::Failed, now),
                 (Ok(()), false) => acting.settle(&reservation, Reported::Completed, now),
@@ -202,7 +200,7 @@ impl Authorizer {
             );
         }
         if let Some(span) = &mut span {
-            trace::tell(span, &id, question, task, &decision);
+            trace::tell(span, &id, question, &decision);
         }
         if let Some(metrics) = &self.metrics {
             let code = decision.reasons.first().map_or("", |reason| reason.code.as_str());
@@ -213,26 +211,26 @@ impl Authorizer {
 
     /// Whether a task would be permitted. Nothing is counted or recorded.
     #[must_use]
-    pub fn would(&self, snapshot: &Snapshot, task: &Arc<Live>, action: &Action) -> bool {
-        let above = self.state.above(task);
+    pub fn would(&self, snapshot: &Snapshot, acting: &Acting, action: &Action) -> bool {
+        let Acting { task, subject, above } = acting;
         let mut above: Vec<_> = above.iter().map(|above| (above.subject(), above.history().clone())).collect();
         let (mut of_task, mut of_agent) = (task.history().clone(), task.agent_history().clone());
         let above = above.iter_mut().map(|(subject, history)| Ancestor { subject, history }).collect();
         let mut histories = Histories { task: &mut of_task, agent: &mut of_agent, above };
         let now = self.clock.now();
-        authorize(snapshot, self.state.known_at(), &task.subject(), action, &mut histories, now).outcome == Outcome::Permit
+        authorize(snapshot, self.state.known_at(), subject, action, &mut histories, now).outcome == Outcome::Permit
     }
 
     fn judge(&self, snapshot: &Snapshot, acting: &Acting, question: &Question, now: Timestamp) -> Decision {
         // Always held first, and settled once the answer is recorded: what could not be recorded
         // was never done.
         let action = Action { reports_outcome: true, ..question.action.clone() };
-        let Acting { task, above } = acting;
+        let Acting { task, subject, above } = acting;
         let mut above: Vec<_> = above.iter().map(|above| (above.subject(), above.history())).collect();
         let (mut of_task, mut of_agent) = (task.history(), task.agent_history());
         let above = above.iter_mut().map(|(subject, history)| Ancestor { subject, history }).collect();
         let mut histories = Histories { task: &mut of_task, agent: &mut of_agent, above };
-        authorize(snapshot, self.state.known_at(), &task.subject(), &action, &mut histories, now)
+        authorize(snapshot, self.state.known_at(), subject, &action, &mut histories, now)
     }
 
     /// Takes in how an action ended that was permitted to an asker who reports outcomes. False
@@ -246,7 +244,7 @@ impl Authorizer {
         let now = self.clock.now();
         let known = awaited.acting.settle_of_tasks(&awaited.reservation, outcome, now);
         if let Some(log) = &self.log {
-            let subject = awaited.acting.task.subject();
+            let subject = &awaited.acting.subject;
             let word = match outcome {
                 Reported::Completed => "completed",
                 Reported::Failed => "failed",

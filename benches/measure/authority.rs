@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use mandate::api::{AgentPolicySpec, Phase, TaskScopeSpec};
+use mandate::authorizer::digest;
 use mandate::decide::authorize::snapshot::{ServerSource, Sources, Written};
 use mandate::decide::authorize::{Standing, Subject};
 use mandate::decide::world::Loaded;
@@ -150,8 +151,8 @@ pub fn sources(others: Others, policies: usize) -> Sources {
 /// Takes an object in, in the place of the one that had its name.
 pub fn put(sources: &mut Sources, object: Value) {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let version: Arc<str> = object["spec"].to_string().into();
     let spec = object["spec"].clone();
+    let version = version(&spec);
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
     match object["kind"].as_str() {
         Some("ClusterAgentPolicy") => _ = sources.cluster_policies.insert(name, written(version, read(spec))),
@@ -169,6 +170,13 @@ pub fn put(sources: &mut Sources, object: Value) {
         }
         _ => {}
     }
+}
+
+/// What tells a version from every other, as it looks in a cluster: a UID, and a generation.
+fn version(spec: &Value) -> Arc<str> {
+    let digest = spec.as_object().map(digest).unwrap_or_default();
+    let digits = digest.trim_start_matches("sha256:");
+    format!("{}-{}-{}-{}-{}/1", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..32]).into()
 }
 
 fn written<T>(version: Arc<str>, spec: T) -> Written<T> {
@@ -193,7 +201,7 @@ pub fn subject(namespace: &str, name: &str) -> Subject {
         phase: Phase::Active,
         deadline: Timestamp::now() + SignedDuration::from_hours(24),
         standing: Standing::Good,
-        versions: ["1".into(), "1".into()],
+        versions: [version(&json!({"task": name})), version(&json!({"agent": "bot"}))],
         ..Subject::default()
     }
 }

@@ -26,7 +26,7 @@ use super::pinned::Pinned;
 /// Questions under way at once where the most is looked for.
 pub const AT_ONCE: usize = 32;
 /// Different bodies that are sent in turn.
-const BODIES: usize = 64;
+pub const BODIES: usize = 64;
 /// How long a process may take until it answers.
 const READY: Duration = Duration::from_secs(120);
 /// What the enforcement point shows.
@@ -153,6 +153,36 @@ impl Load {
     pub fn at(ask: Ask, rate: u32) -> Self {
         Self { rate: Some(rate), questions: sized(rate * 20, rate * 2) as usize, ..Self::most(ask) }
     }
+
+    /// The same as a gateway asks it.
+    pub fn of_gateway(self) -> Self {
+        Self { door: Door::Gateway, ..self }
+    }
+
+    /// What the generator is told. `to`: path, and type of content.
+    pub fn order(&self, port: u16, authorities: Option<String>, to: (&str, &str), bodies: Vec<Vec<u8>>) -> Order {
+        let headers = [("authorization", format!("Bearer {ASKER}")), ("content-type", to.1.to_owned())];
+        Order {
+            port,
+            path: to.0.to_owned(),
+            headers: headers.map(|(name, value)| (name.to_owned(), value)).into(),
+            answers: self.door.answers().map(str::to_owned),
+            authorities,
+            bodies,
+            http2: self.http2,
+            connections: if self.http2 { 1 } else { AT_ONCE },
+            streams: if self.http2 { AT_ONCE } else { 1 },
+            rate: self.rate,
+            reviews: self.questions,
+        }
+    }
+
+    /// Whether every answer was the right one.
+    pub fn is_answered(&self, sent: &Sent) -> Result<()> {
+        let wrong = if self.ask.is_permitted() { sent.refused } else { sent.allowed };
+        ensure!(wrong == 0, "{wrong} of {} questions were answered wrongly: {:?}", sent.reviews, sent.refusal);
+        Ok(())
+    }
 }
 
 /// What came of it, and what the process used.
@@ -197,6 +227,11 @@ pub struct Point<'a> {
 impl<'a> Point<'a> {
     /// The authorizer with so many policies, when it answers.
     pub fn start(place: &'a Place, policies: usize) -> Result<Self> {
+        Self::start_telling(place, policies, None)
+    }
+
+    /// The same. `collector`: whom it tells by OTLP.
+    pub fn start_telling(place: &'a Place, policies: usize, collector: Option<&str>) -> Result<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let dir = place.dir.join(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
         let manifests = dir.join("manifests");
@@ -218,6 +253,7 @@ impl<'a> Point<'a> {
         command.arg("--key-file").arg(&place.key).arg("--audit-dir").arg(dir.join("audit"));
         command.arg("--listen").arg(format!("127.0.0.1:{port}")).arg("--admin").arg(format!("127.0.0.1:{admin}"));
         command.arg("--envoy-listen").arg(format!("127.0.0.1:{gateway}"));
+        command.envs(collector.map(|url| ("OTEL_EXPORTER_OTLP_ENDPOINT", url)));
         command.env("KUBECONFIG", "no-kubeconfig-was-given").env("MANDATE_LOG", "warn").stdout(Stdio::null());
         let process = command.spawn().context("start the authorizer")?;
         let point = Self { place, process, port, gateway, manifests, is_opa: false };
@@ -261,29 +297,16 @@ impl<'a> Point<'a> {
             }
         };
         let (path, content, _) = question(0);
-        let headers = [("authorization", format!("Bearer {ASKER}")), ("content-type", content.to_owned())];
+        let bodies = (0..BODIES).map(|n| question(n).2).collect();
         let (port, authorities) = match load.door {
             Door::AuthZen => (self.port, Some(self.place.authorities.clone())),
             Door::Gateway => (self.gateway, None),
         };
-        let order = Order {
-            port,
-            path: path.to_owned(),
-            headers: headers.map(|(name, value)| (name.to_owned(), value)).into(),
-            answers: load.door.answers().map(str::to_owned),
-            authorities,
-            bodies: (0..BODIES).map(|n| question(n).2).collect(),
-            http2: load.http2,
-            connections: if load.http2 { 1 } else { AT_ONCE },
-            streams: if load.http2 { AT_ONCE } else { 1 },
-            rate: load.rate,
-            reviews: load.questions,
-        };
+        let order = load.order(port, authorities, (path, content), bodies);
         let (others, before) = (OtherProcesses::watch(), cpu(self.pid()));
         let sent = self.place.pinned.generate(&order)?;
         let seen = Seen { sent, batch: load.batch, cpu: cpu(self.pid()) - before, others: others.cores() };
-        let wrong = if load.ask.is_permitted() { seen.sent.refused } else { seen.sent.allowed };
-        ensure!(wrong == 0, "{wrong} of {} questions were answered wrongly: {:?}", seen.sent.reviews, seen.sent.refusal);
+        load.is_answered(&seen.sent)?;
         Ok(seen)
     }
 }

@@ -83,8 +83,9 @@ impl Body {
         &self.text
     }
 
-    pub(super) fn into_parts(self) -> (String, u64) {
-        (self.text, self.replaced)
+    /// How many texts were replaced.
+    pub(super) fn replaced(&self) -> u64 {
+        self.replaced
     }
 }
 

@@ -1,14 +1,13 @@
 //! What stands in one row, and the exact bytes of it that are hashed.
 
-use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
+use super::Entry;
 use super::body::{REMOVED, quote};
-use super::{Entry, Keys};
 use crate::decide::literal;
 use crate::hex::hex;
 
@@ -68,30 +67,79 @@ impl FromStr for Hash {
 #[error("not 64 hexadecimal digits")]
 pub struct NoHash;
 
-/// An entry as it is stored: every part of it a text.
+/// An entry as it is stored: every part of it a text. They stand in one piece of memory, since one
+/// thread makes it and another frees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row {
-    pub id: String,
-    pub at: String,
-    pub kind: Cow<'static, str>,
-    pub keys: Keys,
-    /// Canonical JSON.
-    pub body: String,
+    /// Every part behind the one before: body, id, time, kind, keys.
+    text: String,
+    /// Where each ends.
+    ends: [u32; PARTS],
+    /// A bit for each that is missing.
+    missing: u16,
 }
+
+const PARTS: usize = 12;
 
 impl Row {
     /// Makes the stored form of an entry; the second value says how many texts were replaced
     /// since they had the form of a credential.
-    pub(super) fn of(entry: Entry) -> (Self, u64) {
-        let Entry { mut id, at, kind, mut keys, body } = entry;
-        let (body, mut replaced) = body.into_parts();
-        for text in keys.texts_mut().chain([&mut id]) {
-            if literal::is_known(text) {
-                REMOVED.clone_into(text);
-                replaced += 1;
+    pub(super) fn of(entry: &Entry) -> (Self, u64) {
+        let Entry { id, at, kind, keys, body } = entry;
+        let mut replaced = body.replaced();
+        let mut shown = |text| {
+            let is_credential = literal::is_known(text);
+            replaced += u64::from(is_credential);
+            if is_credential { REMOVED } else { text }
+        };
+        let (id, keys) = (shown(id), keys.texts().map(|key| key.map(&mut shown)));
+        (Self::new(body.as_str(), id, &time(*at), kind.as_str(), keys), replaced)
+    }
+
+    /// A row of its parts; keys in the order of [`Keys::texts`](super::Keys).
+    pub(super) fn new(body: &str, id: &str, at: &str, kind: &str, keys: [Option<&str>; 8]) -> Self {
+        let parts = [body, id, at, kind].map(Some).into_iter().chain(keys);
+        let length = parts.clone().flatten().map(str::len).sum();
+        let (mut text, mut ends, mut missing) = (String::with_capacity(length), [0; PARTS], 0);
+        for (n, part) in parts.enumerate() {
+            match part {
+                Some(part) => text.push_str(part),
+                None => missing |= 1 << n,
             }
+            // No row of a database is as long.
+            ends[n] = u32::try_from(text.len()).unwrap_or(u32::MAX);
         }
-        (Self { id, at: time(at), kind: kind.as_str().into(), keys, body }, replaced)
+        Self { text, ends, missing }
+    }
+
+    fn part(&self, n: usize) -> Option<&str> {
+        if self.missing & 1 << n != 0 {
+            return None;
+        }
+        let begin = n.checked_sub(1).map_or(0, |before| self.ends[before]);
+        self.text.get(begin as usize..self.ends[n] as usize)
+    }
+
+    /// Canonical JSON.
+    pub(super) fn body(&self) -> &str {
+        self.part(0).unwrap_or_default()
+    }
+
+    pub(super) fn id(&self) -> &str {
+        self.part(1).unwrap_or_default()
+    }
+
+    pub(super) fn at(&self) -> &str {
+        self.part(2).unwrap_or_default()
+    }
+
+    pub(super) fn kind(&self) -> &str {
+        self.part(3).unwrap_or_default()
+    }
+
+    /// In the order of [`Keys::texts`](super::Keys).
+    pub(super) fn keys(&self) -> [Option<&str>; 8] {
+        std::array::from_fn(|n| self.part(4 + n))
     }
 
     /// The hash of this row at its place in the chain.
@@ -103,24 +151,23 @@ impl Row {
     /// is written out here; the body is canonical already and goes in as it is stored, so that
     /// not one byte of it can change unseen.
     pub(super) fn text(&self, seq: u64, prev: Hash) -> String {
-        let Self { id, at, kind, keys, body } = self;
-        let Keys { namespace, task, task_uid, agent, tool, outcome, trace_id, token_id } = keys;
-        let mut text = String::with_capacity(512 + body.len());
+        let [namespace, task, task_uid, agent, tool, outcome, trace_id, token_id] = self.keys();
+        let mut text = String::with_capacity(512 + self.text.len());
         text.push('{');
-        member(&mut text, "agent", agent.as_deref());
-        member(&mut text, "at", Some(at));
+        member(&mut text, "agent", agent);
+        member(&mut text, "at", Some(self.at()));
         // INVARIANT: writing to a String cannot fail.
-        let _ = write!(text, "\"body\":{body},");
-        member(&mut text, "id", Some(id));
-        member(&mut text, "kind", Some(kind));
-        member(&mut text, "namespace", namespace.as_deref());
-        member(&mut text, "outcome", outcome.as_deref());
+        let _ = write!(text, "\"body\":{},", self.body());
+        member(&mut text, "id", Some(self.id()));
+        member(&mut text, "kind", Some(self.kind()));
+        member(&mut text, "namespace", namespace);
+        member(&mut text, "outcome", outcome);
         let _ = write!(text, "\"prev\":\"{prev}\",\"seq\":{seq},");
-        member(&mut text, "task", task.as_deref());
-        member(&mut text, "taskUid", task_uid.as_deref());
-        member(&mut text, "tokenId", token_id.as_deref());
-        member(&mut text, "tool", tool.as_deref());
-        member(&mut text, "traceId", trace_id.as_deref());
+        member(&mut text, "task", task);
+        member(&mut text, "taskUid", task_uid);
+        member(&mut text, "tokenId", token_id);
+        member(&mut text, "tool", tool);
+        member(&mut text, "traceId", trace_id);
         // There is a comma at the end, for `seq` is never missing.
         text.pop();
         text.push('}');
@@ -148,12 +195,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::body::canonical;
-    use super::super::{Body, Kind};
+    use super::super::{Body, Keys, Kind};
     use super::*;
 
     fn row(keys: Keys, body: Value) -> Row {
         let body = Body::of(&body).unwrap();
-        Row::of(Entry { id: "0".to_owned(), at: Timestamp::UNIX_EPOCH, kind: Kind::Decision, keys, body }).0
+        Row::of(&Entry { id: "0".to_owned(), at: Timestamp::UNIX_EPOCH, kind: Kind::Decision, keys, body }).0
     }
 
     fn all_keys() -> Keys {
@@ -203,11 +250,11 @@ mod tests {
             keys,
             body: Body::of(&json!({"args": [{"note": format!("use {key}")}], key.clone(): 1, "digest": "5".repeat(64)})).unwrap(),
         };
-        let (row, replaced) = Row::of(entry);
+        let (row, replaced) = Row::of(&entry);
         assert_eq!(replaced, 3);
         assert!(!row.text(1, Hash([0; 32])).contains("a1B2"), "{row:?}");
-        assert_eq!(row.keys.trace_id.as_deref(), Some(REMOVED));
-        assert!(row.body.contains(&"5".repeat(64)));
+        assert_eq!(row.keys()[6], Some(REMOVED));
+        assert!(row.body().contains(&"5".repeat(64)));
     }
 
     #[test]

@@ -35,10 +35,10 @@ pub(super) struct Waiting {
 impl Waiting {
     /// An entry of the log's own.
     pub(super) fn own(entry: Entry) -> Self {
-        Self::new(entry, 0, None)
+        Self::new(&entry, 0, None)
     }
 
-    fn new(entry: Entry, weight: usize, answer: Option<Answer>) -> Self {
+    fn new(entry: &Entry, weight: usize, answer: Option<Answer>) -> Self {
         let (row, replaced) = Row::of(entry);
         Self { row, replaced, weight, answer }
     }
@@ -132,7 +132,7 @@ impl Queue {
             return Err(AuditError::TooLarge { bytes: body, limit: self.body });
         }
         let weight = body + 512;
-        let waiting = Waiting::new(entry, weight, answer);
+        let waiting = Waiting::new(&entry, weight, answer);
         let mut inner = self.lock();
         if inner.is_closed {
             return Err(AuditError::Closed);

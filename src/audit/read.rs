@@ -3,6 +3,7 @@
 //! Each look takes a few hundred rows and lets go again, so that a reader holds up nothing: not
 //! the writer, and not for long the shortening of its write-ahead log.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -69,12 +70,12 @@ impl Filter {
     fn is_met_by(&self, found: &Found) -> bool {
         let Self { since, until, id, keys, denied } = self;
         let row = &found.row;
-        let wanted = keys.texts().into_iter().zip(row.keys.texts());
-        since.is_none_or(|since| row.at >= time(since))
-            && until.is_none_or(|until| row.at < time(until))
-            && id.as_ref().is_none_or(|id| row.id == *id)
+        let wanted = keys.texts().into_iter().zip(row.keys());
+        since.is_none_or(|since| *row.at() >= *time(since))
+            && until.is_none_or(|until| *row.at() < *time(until))
+            && id.as_ref().is_none_or(|id| row.id() == id)
             && wanted.into_iter().all(|(wanted, is)| wanted.is_none() || wanted == is)
-            && (!denied || (row.kind == Kind::Decision.as_str() && row.keys.outcome.as_deref().is_some_and(|is| is != "permit")))
+            && (!denied || (row.kind() == Kind::Decision.as_str() && row.keys()[5].is_some_and(|is| is != "permit")))
     }
 }
 
@@ -93,41 +94,44 @@ impl Found {
     /// Id of the decision.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.row.id
+        self.row.id()
     }
 
     /// When it was, in RFC 3339.
     #[must_use]
     pub fn at(&self) -> &str {
-        &self.row.at
+        self.row.at()
     }
 
     /// What it tells: a word of [`Kind`].
     #[must_use]
     pub fn kind(&self) -> &str {
-        &self.row.kind
+        self.row.kind()
     }
 
     /// What it is found by.
     #[must_use]
-    pub fn keys(&self) -> &Keys {
-        &self.row.keys
+    pub fn keys(&self) -> Keys {
+        let [namespace, task, task_uid, agent, tool, outcome, trace_id, token_id] =
+            self.row.keys().map(|key| key.map(str::to_owned));
+        Keys { namespace, task, task_uid, agent, tool, outcome, trace_id, token_id }
     }
 
     /// All else, as JSON.
     #[must_use]
     pub fn body(&self) -> &str {
-        &self.row.body
+        self.row.body()
     }
 
     /// The row as one line of JSON: what was hashed, and its hash.
     #[must_use]
     pub fn json(&self) -> String {
-        let mut row = self.row.clone();
+        let (row, body) = (&self.row, self.row.body());
         // What somebody has put there may be anything; the line stays JSON.
-        if serde_json::from_str::<&RawValue>(&row.body).is_err() || row.body.contains('\n') {
-            row.body = serde_json::Value::from(row.body).to_string();
-        }
+        let is_json = serde_json::from_str::<&RawValue>(body).is_ok() && !body.contains('\n');
+        let quoted = (!is_json).then(|| serde_json::Value::from(body).to_string());
+        let row =
+            quoted.map_or(Cow::Borrowed(row), |body| Cow::Owned(Row::new(&body, row.id(), row.at(), row.kind(), row.keys())));
         let mut text = row.text(self.seq, self.prev);
         text.pop();
         // INVARIANT: writing to a String cannot fail.

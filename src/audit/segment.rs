@@ -236,15 +236,15 @@ impl Segment {
         let mut insert = transaction.prepare(&format!(
             "INSERT INTO entry ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)"
         ))?;
-        for (seq, hash, Row { id, at, kind, keys, body }) in rows {
-            let super::Keys { namespace, task, task_uid, agent, tool, outcome, trace_id, token_id } = keys;
+        for (seq, hash, row) in rows {
+            let [namespace, task, task_uid, agent, tool, outcome, trace_id, token_id] = row.keys();
             insert.execute(params![
                 seq,
                 prev.as_bytes(),
                 hash.as_bytes(),
-                id,
-                at,
-                kind,
+                row.id(),
+                row.at(),
+                row.kind(),
                 namespace,
                 task,
                 task_uid,
@@ -253,7 +253,7 @@ impl Segment {
                 outcome,
                 trace_id,
                 token_id,
-                body
+                row.body()
             ])?;
             prev = *hash;
         }
@@ -381,17 +381,12 @@ pub(super) fn checkpoints(connection: &Connection, after: u64) -> rusqlite::Resu
 
 /// A row as [`COLUMNS`] bring it: its place, what stands before it, its hash, and itself.
 pub(super) fn row_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u64, Hash, Hash, Row)> {
-    let keys = super::Keys {
-        namespace: row.get(6)?,
-        task: row.get(7)?,
-        task_uid: row.get(8)?,
-        agent: row.get(9)?,
-        tool: row.get(10)?,
-        outcome: row.get(11)?,
-        trace_id: row.get(12)?,
-        token_id: row.get(13)?,
-    };
-    let stored = Row { id: row.get(3)?, at: row.get(4)?, kind: row.get::<_, String>(5)?.into(), keys, body: row.get(14)? };
+    let text = |column: usize| row.get::<_, String>(column);
+    let mut keys: [Option<String>; 8] = Default::default();
+    for (n, key) in keys.iter_mut().enumerate() {
+        *key = row.get(6 + n)?;
+    }
+    let stored = Row::new(&text(14)?, &text(3)?, &text(4)?, &text(5)?, keys.each_ref().map(Option::as_deref));
     Ok((row.get(0)?, hash_of(row, 1)?, hash_of(row, 2)?, stored))
 }
 

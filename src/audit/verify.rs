@@ -427,8 +427,8 @@ impl Walk<'_> {
             self.problem(path, Wrong::Changed(seq));
         } else if follows && prev != before.hash {
             self.problem(path, Wrong::NotLinked(seq));
-        } else if row.kind == Kind::Removal.as_str() {
-            self.removal = serde_json::from_str(&row.body).ok().or(self.removal);
+        } else if row.kind() == Kind::Removal.as_str() {
+            self.removal = serde_json::from_str(row.body()).ok().or(self.removal);
         }
         self.tip = Some(Tip { seq, hash });
         let copies = self.copies.get(&seq).cloned().unwrap_or_default();

@@ -238,7 +238,7 @@ impl Writer {
         check_end(&segment, tip, &self.key)?;
         let mut written = segment.after(self.tip.seq)?;
         entries.retain(|waiting| {
-            let is_it = |(id, kind): &(String, String)| *id == waiting.row.id && *kind == waiting.row.kind;
+            let is_it = |(id, kind): &(String, String)| id == waiting.row.id() && kind == waiting.row.kind();
             // Who waits has brought it since.
             let at = written.iter().position(is_it).filter(|_| waiting.answer.is_none());
             at.map(|at| written.swap_remove(at)).is_none()

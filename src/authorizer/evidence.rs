@@ -13,7 +13,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::Question;
 use super::recall::{Above, Counted, of_above};
-use super::state::Live;
 use super::trust::Named;
 use crate::audit::{AuditError, Body, Entry, Keys, Kind};
 use crate::decide::authorize::{Decision, LookedAt, Outcome, Reason, Risk};
@@ -91,16 +90,14 @@ pub(super) fn entry(
     id: &str,
     question: &Question,
     trace: Option<TraceId>,
-    task: Option<&Live>,
     decision: &Decision,
     now: Timestamp,
     begun: Instant,
 ) -> Result<Entry, AuditError> {
-    let Question { door, asker, caller, action, parent: _, link: _ } = question;
+    let Question { door, asker, actor, action, parent: _, link: _ } = question;
     let Decision { outcome, cache_for, risk, reasons, notices, approval, reservation: _, looked_at } = decision;
     let LookedAt { tool, effect, classification, domain, cross_domain, resource, untrusted, counted, versions, .. } = looked_at;
-    let subject = task.map(Live::subject);
-    let subject = subject.as_deref();
+    let (caller, subject) = (&actor.caller, actor.subject());
     let body = Body::in_order(&Told {
         // With `classification`, `untrusted`, `domain` and `counted` it is read again when the
         // process begins anew: see `recall`.

@@ -127,9 +127,10 @@ impl Past {
     }
 
     fn take(&mut self, found: &Found) {
+        let keys = found.keys();
         let Keys {
             namespace: Some(namespace), task: Some(task), task_uid: Some(uid), agent: Some(agent), tool: Some(tool), ..
-        } = found.keys()
+        } = &keys
         else {
             return;
         };

@@ -70,11 +70,30 @@ impl Live {
     }
 }
 
+/// Who acts: as far as it was proved, and as far as it is known.
+#[derive(Clone)]
+pub struct Actor {
+    /// What was proved.
+    pub caller: Arc<Caller>,
+    /// The task, where one that is known belongs to it.
+    pub acting: Option<Acting>,
+}
+
+impl Actor {
+    /// The task as it stood when it was looked up.
+    #[must_use]
+    pub fn subject(&self) -> Option<&Arc<Subject>> {
+        self.acting.as_ref().map(|acting| &acting.subject)
+    }
+}
+
 /// A task that acts, and the tasks above it.
 #[derive(Clone)]
 pub struct Acting {
     /// The task.
     pub task: Arc<Live>,
+    /// The same as it stood when it was looked up: by this it is decided, and of this is told.
+    pub subject: Arc<Subject>,
     /// Those above it, the root first, as far as they are known. Their histories are taken in this
     /// order, before that of the task and last of all that of its agent.
     pub above: Vec<Arc<Live>>,
@@ -160,17 +179,23 @@ impl State {
         caller.task_uid.as_ref().is_none_or(|uid| *uid == task.subject().uid).then(|| task.clone())
     }
 
-    /// The task of a caller, with those above it.
+    /// A caller with its task, and with those above it.
     #[must_use]
-    pub fn acting(&self, caller: &Caller) -> Option<Acting> {
-        let task = self.task(caller)?;
-        Some(Acting { above: self.above(&task), task })
+    pub fn actor(&self, caller: impl Into<Arc<Caller>>) -> Actor {
+        let caller = caller.into();
+        let acting = self.task(&caller).map(|task| self.acting(task));
+        Actor { caller, acting }
+    }
+
+    /// A task as it stands, with those above it.
+    #[must_use]
+    pub fn acting(&self, task: Arc<Live>) -> Acting {
+        let subject = task.subject();
+        Acting { above: self.above(&task, &subject), task, subject }
     }
 
     /// The tasks above one, the root first, until one is not known.
-    #[must_use]
-    pub fn above(&self, task: &Arc<Live>) -> Vec<Arc<Live>> {
-        let subject = task.subject();
+    fn above(&self, task: &Arc<Live>, subject: &Subject) -> Vec<Arc<Live>> {
         let mut found: Vec<Arc<Live>> = vec![];
         if subject.above.is_empty() {
             return found;

@@ -90,7 +90,8 @@ async fn code(authorizer: &Authorizer, task: &str, server: &str, tool: &str) -> 
         kubernetes: None,
     };
     let caller = Caller::vouched(format!("finance/{task}"));
-    let question = Question { door: "test", asker: &asker, caller, action, parent: None, link: None };
+    let actor = authorizer.state.actor(caller);
+    let question = Question { door: "test", asker: &asker, actor, action, parent: None, link: None };
     authorizer.decide(&question).await.decision.reasons[0].code
 }
 

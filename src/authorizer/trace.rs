@@ -4,13 +4,12 @@
 //! what an agent sent. A tool or a task that nobody has declared is not named.
 
 use super::Question;
-use super::state::Live;
 use crate::decide::authorize::{Code, Decision, LookedAt};
 use crate::telemetry::otlp::Span;
 
 /// Says what was decided. Where the semantic conventions of OpenTelemetry (1.38.0) have a name for
 /// something, it has that name; the rest begins with `mandate.`.
-pub(super) fn tell(span: &mut Span, id: &str, question: &Question, task: Option<&Live>, decision: &Decision) {
+pub(super) fn tell(span: &mut Span, id: &str, question: &Question, decision: &Decision) {
     let Decision { outcome, cache_for, reasons, looked_at, risk: _, notices: _, approval: _, reservation: _ } = decision;
     let LookedAt { tool, effect, classification, .. } = looked_at;
     span.say("mandate.door", question.door);
@@ -22,7 +21,7 @@ pub(super) fn tell(span: &mut Span, id: &str, question: &Question, task: Option<
     span.say_some("gen_ai.tool.name", tool.as_deref());
     span.say_some("mandate.tool.effect", effect.map(|effect| effect.as_str()));
     span.say_some("mandate.classification", classification.map(|classification| classification.as_str()));
-    if let Some(subject) = task.map(Live::subject) {
+    if let Some(subject) = question.actor.subject() {
         span.say("k8s.namespace.name", &subject.namespace);
         span.say("mandate.task.name", &subject.name);
         span.say("gen_ai.agent.name", &subject.agent);

@@ -128,7 +128,7 @@ pub struct Trust {
     /// Audiences that mean this authorizer itself.
     audience: String,
     /// Tokens of agents that were verified, by digest of token and audience.
-    verified: Cache<[u8; 32], Caller>,
+    verified: Cache<[u8; 32], Arc<Caller>>,
     /// Enforcement points whose token was reviewed, by its digest.
     reviewed: Cache<[u8; 32], Asker>,
 }
@@ -262,7 +262,7 @@ impl Trust {
     ///
     /// # Errors
     /// [`TrustError`].
-    pub async fn caller(&self, token: &str, server_audience: Option<&str>) -> Result<Caller, TrustError> {
+    pub async fn caller(&self, token: &str, server_audience: Option<&str>) -> Result<Arc<Caller>, TrustError> {
         let mut hash = Sha256::new_with_prefix(token);
         hash.update([0]);
         hash.update(server_audience.unwrap_or_default());
@@ -274,6 +274,7 @@ impl Trust {
                     Some(reviews) => self.review(reviews.as_ref(), token, server_audience).await?,
                     None => self.verify(token)?,
                 };
+                let caller = Arc::new(caller);
                 if life >= BELIEVED {
                     self.verified.insert(digest, caller.clone());
                 }

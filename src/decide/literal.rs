@@ -230,11 +230,11 @@ fn may_have_mark(text: &[u8]) -> bool {
     })
 }
 
-/// Whether a text is a digest or a UUID, as many texts are that have a [`MARK`]. No form is made of
-/// their signs alone but one, which begins with `fc-`.
+/// Whether a text is a digest, a UUID or a UUID and a number after a slash, as many texts are that
+/// have a [`MARK`]. No form is made of their signs alone but one, which begins with `fc-`.
 fn is_digest(text: &str) -> bool {
     let digits = text.strip_prefix("sha256:").unwrap_or(text);
-    digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-')) && !digits.contains("fc-")
+    digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-' | b'/')) && !digits.contains("fc-")
 }
 
 #[cfg(test)]
@@ -292,8 +292,9 @@ mod tests {
 
     #[test]
     fn one_form_alone_could_be_taken_for_a_digest() {
-        let like =
-            |text: &String| text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte) || byte == b'-');
+        let like = |text: &String| {
+            text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte) || b"-/".contains(&byte))
+        };
         let alike: Vec<_> = FORMATS.iter().filter(|format| examples(format).iter().any(like)).map(|format| format.name).collect();
         assert_eq!(alike, ["Firecrawl API key"]);
         for text in [format!("fc-{}", "0123456789abcdef".repeat(2)), format!("sha256:fc-{}", "a".repeat(32))] {

@@ -305,8 +305,11 @@ fn mixture(name: &str) -> PathBuf {
 
 /// The official schema, out of the crate that generates its types from it.
 fn sarif_schema() -> Value {
+    // Of this platform: on a machine that is new, packages of others are not there.
+    let host = Command::new("rustc").args(["--print", "host-tuple"]).output().unwrap().stdout;
     let metadata = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform"])
+        .arg(String::from_utf8(host).unwrap().trim())
         .current_dir(root())
         .output()
         .unwrap();

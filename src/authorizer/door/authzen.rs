@@ -167,10 +167,10 @@ async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &
     let proved = caller(authorizer, snapshot, &envelope.asker, &asked).await;
     let (caller, unproved) = match proved {
         Ok(caller) => (caller, None),
-        Err(message) => (Caller::nobody(), Some(message)),
+        Err(message) => (Arc::new(Caller::nobody()), Some(message)),
     };
-    let task = authorizer.state.task(&caller);
-    let subject = task.as_ref().map(|task| task.subject());
+    let actor = authorizer.state.actor(caller);
+    let subject = actor.subject().cloned();
     let from = subject.as_ref().map(|subject| subject.namespace.clone()).unwrap_or_default();
     let found = asked.action(snapshot, &from);
     let (call, resource) = match &found {
@@ -179,11 +179,11 @@ async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &
         Err(_) => (Call { server: asked.resource.kind.to_owned(), tool: asked.action.0.to_owned() }, asked.resource.id),
     };
     let subject_properties = asked.subject.without_token();
-    let disagrees = subject.as_ref().is_some_and(|subject| !asked.agrees(&caller, subject));
+    let disagrees = subject.as_ref().is_some_and(|subject| !asked.agrees(&actor.caller, subject));
     let question = Question {
         door: "authzen",
         asker: &envelope.asker,
-        caller,
+        actor,
         action: Action {
             server: &call.server,
             tool: &call.tool,
@@ -215,7 +215,7 @@ async fn evaluate(authorizer: &Authorizer, snapshot: &Arc<Snapshot>, envelope: &
 
 /// Who acts. A token may be meant for the authorizer or for the server that is called; which that
 /// is, a request tells where it names the server with its namespace.
-async fn caller(authorizer: &Authorizer, snapshot: &Snapshot, asker: &Asker, asked: &Asked<'_>) -> Result<Caller, String> {
+async fn caller(authorizer: &Authorizer, snapshot: &Snapshot, asker: &Asker, asked: &Asked<'_>) -> Result<Arc<Caller>, String> {
     let server = asked.resource.id.filter(|_| asked.resource.kind == "tool").and_then(|id| {
         let (at, _) = id.match_indices('/').nth(1)?;
         snapshot.server("", &id[..at])

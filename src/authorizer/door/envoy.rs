@@ -28,7 +28,7 @@ use tonic::Status;
 use tracing::info;
 
 use crate::authorizer::mcp::{self, Refused, What, Wish};
-use crate::authorizer::state::Acting;
+use crate::authorizer::state::{Acting, Actor};
 use crate::authorizer::trust::{Asker, Caller, TrustError};
 use crate::authorizer::{Answer, Authorizer, Question, refused};
 use crate::decide::authorize::{Action, Code, Snapshot, reach};
@@ -98,19 +98,25 @@ impl Door {
                 return Ok(response::unauthenticated(&route, &error));
             }
         };
-        let subject = self.authorizer.state.task(&caller).map(|task| task.subject());
+        let actor = self.authorizer.state.actor(caller);
+        let subject = actor.subject().cloned();
         let wish = wish(&http, &headers);
         let client = match &wish {
             Ok(wish) => wish.traceparent.as_deref(),
             Err(_) => headers.get("traceparent").map(String::as_str),
         };
         let spans = parents(gateway, client.and_then(Parent::parse));
-        let answer = self.decide(&snapshot, asker, &route, caller, &wish, spans).await;
+        let answer = self.decide(&snapshot, asker, &route, actor, &wish, spans).await;
         Ok(response::shown(&route, &wish, &answer, subject.as_deref()))
     }
 
     /// Who acts, by the token of the request. It must be meant for Mandate or for this server.
-    async fn caller(&self, snapshot: &Snapshot, route: &Route, headers: &BTreeMap<String, String>) -> Result<Caller, TrustError> {
+    async fn caller(
+        &self,
+        snapshot: &Snapshot,
+        route: &Route,
+        headers: &BTreeMap<String, String>,
+    ) -> Result<Arc<Caller>, TrustError> {
         let token = headers.get("authorization").and_then(|header| mcp::header::bearer(header)).ok_or(TrustError::Missing)?;
         let server = snapshot.server("", &route.server);
         self.authorizer.trust.caller(token, server.and_then(|server| server.audience.as_deref())).await
@@ -121,7 +127,7 @@ impl Door {
         snapshot: &Snapshot,
         asker: &Asker,
         route: &Route,
-        caller: Caller,
+        actor: Actor,
         wish: &Result<Wish, Box<Refused>>,
         (parent, link): (Option<Parent>, Option<Parent>),
     ) -> Answer {
@@ -138,7 +144,7 @@ impl Door {
         let question = Question {
             door: "envoy",
             asker,
-            caller,
+            actor,
             action: Action {
                 server: &route.server,
                 // What calls no tool is in the audit log under its method.
@@ -159,7 +165,7 @@ impl Door {
             Ok(Wish { what: What::Call { .. }, .. }) => self.authorizer.decide_by(snapshot, &question).await,
             Ok(Wish { what: What::Reach, .. }) => {
                 let judge = |acting: &Acting, now| {
-                    reach(snapshot, known_at, &acting.task.subject(), &acting.subjects_above(), &route.server, now)
+                    reach(snapshot, known_at, &acting.subject, &acting.subjects_above(), &route.server, now)
                 };
                 self.authorizer.conclude(&question, judge).await
             }

@@ -125,7 +125,7 @@ async fn decide(
     let question = Question {
         door: "kubernetes",
         asker,
-        caller,
+        actor: authorizer.state.actor(caller),
         action: Action {
             server: KUBERNETES,
             tool: verb,

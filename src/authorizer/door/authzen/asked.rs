@@ -97,13 +97,13 @@ impl<'a> Asked<'a> {
     ///
     /// # Errors
     /// Nothing is proved.
-    pub async fn caller(&self, authorizer: &Authorizer, asker: &Asker, audience: Option<&str>) -> Result<Caller, String> {
+    pub async fn caller(&self, authorizer: &Authorizer, asker: &Asker, audience: Option<&str>) -> Result<Arc<Caller>, String> {
         let Entity { kind, id, properties } = self.subject;
         match (properties.get("token"), asker.vouches_for.get(kind)) {
             // A token that is there counts, whoever vouches.
             (Some(Value::String(token)), _) => authorizer.trust.caller(token, audience).await.map_err(|error| error.to_string()),
             (Some(_), _) => Err("`subject.properties.token` must be a text".to_owned()),
-            (None, Some(namespace)) => Ok(Caller::vouched(key(namespace, id.unwrap_or_default()))),
+            (None, Some(namespace)) => Ok(Caller::vouched(key(namespace, id.unwrap_or_default())).into()),
             (None, None) => Err(format!(
                 "`subject.properties.token` must be the agent's own token: nobody vouches for subjects of type `{kind}`"
             )),

@@ -11,8 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::asked::{Asked, Call, Entity, NOTHING, Sought};
 use super::{Door, Envelope, Refused, bad, caller};
 use crate::authorizer::Authorizer;
-use crate::authorizer::state::Live;
-use crate::authorizer::trust::Caller;
+use crate::authorizer::state::{Acting, Actor};
 use crate::decide::authorize::{Action, Snapshot};
 use crate::hex::hex;
 use crate::telemetry::otlp::{Span, SpanKind};
@@ -27,10 +26,10 @@ pub(super) async fn subject(State(Door { authorizer, .. }): State<Door>, envelop
     let Some(namespace) = envelope.asker.vouches_for.get(asked.subject.kind) else { return page(span, &envelope.body, vec![]) };
     let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
     let snapshot = authorizer.state.snapshot();
-    let tasks = authorizer.state.subjects(|key| key.starts_with(&prefix));
-    let found = tasks.iter().filter(|task| would(&authorizer, &snapshot, task, &asked)).map(|task| {
-        let key = task.subject().key.clone();
-        json!({"type": asked.subject.kind, "id": key.strip_prefix(&prefix).unwrap_or(&key)})
+    let tasks = authorizer.state.subjects(|key| key.starts_with(&prefix)).into_iter().map(|task| authorizer.state.acting(task));
+    let found = tasks.filter(|task| would(&authorizer, &snapshot, task, &asked)).map(|task| {
+        let key = &task.subject.key;
+        json!({"type": asked.subject.kind, "id": key.strip_prefix(&prefix).unwrap_or(key)})
     });
     page(span, &envelope.body, found.collect())
 }
@@ -40,7 +39,7 @@ pub(super) async fn resource(State(Door { authorizer, .. }): State<Door>, envelo
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Resource).map_err(bad)?;
     let snapshot = authorizer.state.snapshot();
     let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await else { return page(span, &envelope.body, vec![]) };
-    let from = task.subject().namespace.clone();
+    let from = task.subject.namespace.clone();
     let kind = asked.resource.kind;
     let ids: Vec<String> = if kind == "tool" {
         let named = |server: &Arc<crate::decide::authorize::Server>| {
@@ -64,7 +63,7 @@ pub(super) async fn action(State(Door { authorizer, .. }): State<Door>, envelope
     let asked = Asked::read(&envelope.body, &NOTHING, Sought::Action).map_err(bad)?;
     let snapshot = authorizer.state.snapshot();
     let Some(task) = task(&authorizer, &snapshot, &envelope, &asked).await else { return page(span, &envelope.body, vec![]) };
-    let from = task.subject().namespace.clone();
+    let from = task.subject.namespace.clone();
     let names: Vec<String> = if asked.resource.kind == "tool" {
         vec!["tools/call".to_owned()]
     } else {
@@ -87,14 +86,14 @@ fn begin(authorizer: &Authorizer, envelope: &Envelope, of: &'static str) -> Opti
 }
 
 /// The task that a search is about; none where nobody is known by the subject.
-async fn task(authorizer: &Authorizer, snapshot: &Snapshot, envelope: &Envelope, asked: &Asked<'_>) -> Option<Arc<Live>> {
-    let caller: Caller = caller(authorizer, snapshot, &envelope.asker, asked).await.ok()?;
-    authorizer.state.task(&caller).filter(|task| asked.agrees(&caller, &task.subject()))
+async fn task(authorizer: &Authorizer, snapshot: &Snapshot, envelope: &Envelope, asked: &Asked<'_>) -> Option<Acting> {
+    let Actor { caller, acting } = authorizer.state.actor(caller(authorizer, snapshot, &envelope.asker, asked).await.ok()?);
+    acting.filter(|acting| asked.agrees(&caller, &acting.subject))
 }
 
 /// Whether a task would be permitted. What it would do is not taken into its history.
-fn would(authorizer: &Authorizer, snapshot: &Snapshot, task: &Arc<Live>, asked: &Asked<'_>) -> bool {
-    let subject = task.subject();
+fn would(authorizer: &Authorizer, snapshot: &Snapshot, acting: &Acting, asked: &Asked<'_>) -> bool {
+    let subject = &acting.subject;
     let Ok((Call { server, tool }, resource)) = asked.action(snapshot, &subject.namespace) else { return false };
     let mut subject_properties: Map<String, Value> = asked.subject.properties.clone();
     subject_properties.remove("token");
@@ -109,7 +108,7 @@ fn would(authorizer: &Authorizer, snapshot: &Snapshot, task: &Arc<Live>, asked: 
         reports_outcome: false,
         kubernetes: None,
     };
-    authorizer.would(snapshot, task, &action)
+    authorizer.would(snapshot, acting, &action)
 }
 
 /// One page of results. The token of the next page says where it begins, and of which search.
