@@ -588,7 +588,7 @@ fn judge(
     let grants = granted.into_iter().map(|id| Reason {
         code: Code::Permitted,
         message: format!("`{id}` grants it"),
-        rule: Some(id.into()),
+        rule: Some(id),
         help: String::new(),
     });
     Ok(Yes { reasons: grants.collect(), notices, reservation, depends_on_history })
@@ -613,9 +613,14 @@ struct View<'a> {
     rules: Vec<&'a Slice>,
 }
 
-/// The same, and the action as Cedar sees it.
+/// The same, and the action as Cedar sees it; none where nothing has to be asked.
 struct Asking<'a> {
     view: View<'a>,
+    words: Option<Words>,
+}
+
+/// An action in Cedar's words.
+struct Words {
     request: Request,
     entities: Cow<'static, Entities>,
 }
@@ -637,7 +642,7 @@ impl<'a> View<'a> {
     }
 
     /// The grants that permit the action, which for the Kubernetes API none must.
-    fn granted(self, called: &Called, facts: &cedar::Facts) -> Result<(Vec<String>, Asking<'a>), Box<No>> {
+    fn granted(self, called: &Called, facts: &cedar::Facts) -> Result<(Vec<Arc<str>>, Asking<'a>), Box<No>> {
         let Called { server, tool, values, action } = called;
         let lacking = || explain::out_of_scope(&self.scope.compiled, self.subject, server, tool, facts, values);
         if self.permits.is_none() && !server.is_kubernetes {
@@ -647,18 +652,20 @@ impl<'a> View<'a> {
             no(Code::EvaluationError, None, message, "report this: Mandate could not put the action into words")
         };
         let asked = self.rules.iter().copied().chain(self.permits).chain(self.before.flatten());
-        let looks = asked.fold(Looks::default(), |all, slice| all.and(slice.looks));
-        let request = facts.request(looks).map_err(cannot)?;
-        let entities = entities(looks, values, action).map_err(cannot)?;
-        let granted = match self.permits {
-            Some(permits) => ask(permits, &request, &entities)?,
-            None => vec![],
+        let looks = asked.filter(|slice| slice.answered(facts).is_none()).map(|slice| slice.looks).reduce(Looks::and);
+        let words = looks.map(|looks| Words::of(looks, facts, values, action)).transpose().map_err(cannot)?;
+        let permitted = |permits: &Slice| match (permits.answered(facts), &words) {
+            (Some(held), _) => Ok(held.to_vec()),
+            (None, Some(words)) => words.ask(permits).inspect(|held| permits.keep(facts, held)),
+            // INVARIANT: where one has not been answered there are words to ask it with.
+            (None, None) => Ok(vec![]),
         };
+        let granted = self.permits.map(permitted).transpose()?.unwrap_or_default();
         if granted.is_empty() && !server.is_kubernetes {
             return Err(lacking());
         }
         if let Some(before) = self.before.filter(|_| !server.is_kubernetes) {
-            let still = before.map(|permits| ask(permits, &request, &entities)).transpose()?;
+            let still = before.map(permitted).transpose()?;
             if still.is_none_or(|permits| permits.is_empty()) {
                 let (scope, task) = (&self.subject.scope, &self.subject.name);
                 let message = format!("scope `{scope}` grants `{}` now, but not when task `{task}` started", tool.name);
@@ -670,7 +677,7 @@ impl<'a> View<'a> {
                 ));
             }
         }
-        Ok((granted, Asking { view: self, request, entities }))
+        Ok((granted, Asking { view: self, words }))
     }
 
     fn depends_on_history(&self) -> bool {
@@ -682,9 +689,11 @@ impl Asking<'_> {
     /// The rules that hold for the task of this view. `place`: where it stands above the one that
     /// acts.
     fn rules(&self, found: &mut Found, past: &Seen, place: Option<usize>, now: Timestamp) -> Result<(), Box<No>> {
+        // INVARIANT: where there is a rule there are words to ask it with.
+        let unasked = || no(Code::EvaluationError, None, "a rule was not asked", "report this to the authors of Mandate");
         for slice in &self.view.rules {
-            for id in ask(slice, &self.request, &self.entities)? {
-                if let Some(rule) = slice.rules.get(id.as_str()) {
+            for id in self.words.as_ref().ok_or_else(unasked)?.ask(slice)? {
+                if let Some(rule) = slice.rules.get(&id) {
                     found.take(rule, past, place, now);
                 }
             }
@@ -745,21 +754,27 @@ fn entities(looks: Looks, values: &Values, action: &Action) -> Result<Cow<'stati
 static NO_ENTITIES: LazyLock<Entities> = LazyLock::new(Entities::empty);
 static AUTHORIZER: LazyLock<Authorizer> = LazyLock::new(Authorizer::new);
 
-/// The ids of the policies of a slice that hold.
-fn ask(slice: &Slice, request: &Request, entities: &Entities) -> Result<Vec<String>, Box<No>> {
-    let response = AUTHORIZER.is_authorized(request, &slice.set, entities);
-    let failed: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
-    if !failed.is_empty() {
-        return Err(no(
-            Code::EvaluationError,
-            None,
-            format!("a policy could not be evaluated, and what cannot be evaluated denies: {}", failed.join("; ")),
-            "the owner of the policy must make it hold for every action it can meet",
-        ));
+impl Words {
+    fn of(looks: Looks, facts: &cedar::Facts, values: &Values, action: &Action) -> Result<Self, String> {
+        Ok(Self { request: facts.request(looks)?, entities: entities(looks, values, action)? })
     }
-    let mut held: Vec<String> = response.diagnostics().reason().map(|id| cedar::id(id).to_owned()).collect();
-    held.sort();
-    Ok(held)
+
+    /// The ids of the policies of a slice that hold.
+    fn ask(&self, slice: &Slice) -> Result<Vec<Arc<str>>, Box<No>> {
+        let response = AUTHORIZER.is_authorized(&self.request, &slice.set, &self.entities);
+        let failed: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+        if !failed.is_empty() {
+            return Err(no(
+                Code::EvaluationError,
+                None,
+                format!("a policy could not be evaluated, and what cannot be evaluated denies: {}", failed.join("; ")),
+                "the owner of the policy must make it hold for every action it can meet",
+            ));
+        }
+        let mut held: Vec<Arc<str>> = response.diagnostics().reason().map(|id| cedar::id(id).into()).collect();
+        held.sort();
+        Ok(held)
+    }
 }
 
 fn fresh(snapshot: &Snapshot, known_at: Timestamp, now: Timestamp) -> Result<(), Box<No>> {

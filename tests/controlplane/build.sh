@@ -1,19 +1,17 @@
 #!/usr/bin/env bash
-# Where is a control plane to test against? Prints, as the last line on stdout, a
-# directory that holds etcd, kube-apiserver and kube-controller-manager. Everything
-# said to a human goes to stderr.
+# Where is a control plane to test against? Prints a directory that holds etcd, kube-apiserver and
+# kube-controller-manager.
 #
-# KUBEBUILDER_ASSETS, when it holds etcd and kube-apiserver, is the answer as it is.
-# Otherwise main.go is built, once, into a cache outside the checkout, under a name
-# made of everything that goes into the build: a changed source is another directory,
-# so what is there is never stale. MANDATE_CACHE moves the cache.
+# KUBEBUILDER_ASSETS, when it holds etcd and kube-apiserver, is the answer as it is. Otherwise
+# main.go is built, once, under a name made of everything that goes into the build.
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-components=(etcd kube-apiserver kube-controller-manager)
+# shellcheck source=tests/once.sh
+source "$here/../once.sh"
 
-say() { printf 'controlplane: %s\n' "$*" >&2; }
-die() { say "$@"; exit 1; }
+what=controlplane
+components=(etcd kube-apiserver kube-controller-manager)
 
 # The version go.mod asks for, as vMAJOR.MINOR.PATCH.
 kubernetes_version() {
@@ -30,10 +28,6 @@ ldflags() {
   local package=k8s.io/component-base/version
   printf -- '-s -w -X %s.gitVersion=%s -X %s.gitMajor=%s -X %s.gitMinor=%s' \
     "$package" "$version" "$package" "$major" "$package" "$minor"
-}
-
-sha256() {
-  if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi
 }
 
 complete() {
@@ -56,51 +50,19 @@ given() {
   printf '%s\n' "$dir"
 }
 
-# One line every 20 s until the build ends: eight silent minutes look like a hang.
-watch_build() {
-  local pid=$1 start=$SECONDS next=20
-  while kill -0 "$pid" 2>/dev/null; do
-    sleep 1
-    if ((SECONDS - start >= next)); then
-      say "still building, $((SECONDS - start)) s so far"
-      next=$((next + 20))
-    fi
-  done
+# One binary under three names.
+go_build() {
+  local component
+  for component in "${components[@]}"; do ln -s controlplane "$1/$component"; done
+  cd "$here" && CGO_ENABLED=0 exec go build -trimpath -ldflags "$flags" -o "$1/controlplane" .
 }
 
 build() {
-  local cache=$1 target=$2 version=$3 flags=$4
-  local staging=$target.building.$$ go_pid status=0
   command -v go >/dev/null ||
     die "building needs Go $(awk '$1 == "go" { print $2 }' "$here/go.mod") or newer; install it, or set KUBEBUILDER_ASSETS to a directory with etcd and kube-apiserver"
   say "building etcd and Kubernetes $version from source, for the demo and the tests to run against"
   say "the first time takes minutes (about eight on two cores); later runs find it in the cache"
-
-  mkdir -p "$staging"
-  # shellcheck disable=SC2064  # the values of now, not of the moment of the signal
-  trap "rm -rf '$staging'" EXIT
-  (cd "$here" && exec env CGO_ENABLED=0 go build -trimpath -ldflags "$flags" -o "$staging/controlplane" .) \
-    >"$staging/build.log" 2>&1 &
-  go_pid=$!
-  # shellcheck disable=SC2064
-  trap "kill $go_pid 2>/dev/null; rm -rf '$staging'" EXIT
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
-  watch_build "$go_pid"
-  wait "$go_pid" || status=$?
-  if ((status != 0)); then
-    cat "$staging/build.log" >&2
-    die "go build failed; its output is above"
-  fi
-
-  local component
-  for component in "${components[@]}"; do ln -s controlplane "$staging/$component"; done
-  rm -f "$staging/build.log"
-  # Only a finished build ever bears the name. A half-removed one may be in the way.
-  rm -rf "$target"
-  mv "$staging" "$target"
-  trap - EXIT INT TERM
-  say "built in $SECONDS s"
+  staged "$1" go_build
   # What no run has asked for in a month was made of sources since changed.
   find "$cache" -maxdepth 1 -name 'controlplane-*' -mtime +30 -exec rm -rf {} +
 }
@@ -108,24 +70,12 @@ build() {
 main() {
   given && return
 
-  local version flags key cache target
+  local version flags key target
   version=$(kubernetes_version)
   [[ $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+ ]] || die "go.mod names no k8s.io/kubernetes version"
   flags=$(ldflags "$version")
   key=$({ cat "$here/go.mod" "$here/go.sum" "$here/main.go"; printf '%s' "$flags"; } | sha256 | cut -c1-12)
-  cache=${MANDATE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mandate}
-  target=$cache/controlplane-$key
-
-  if ! complete "$target"; then
-    mkdir -p "$cache"
-    # Two runs at once would each take all cores for minutes. Without flock both
-    # build, and the rename still keeps the result whole.
-    if command -v flock >/dev/null; then
-      exec 9>"$cache/controlplane.lock"
-      flock -n 9 || { say "another run is building it; waiting"; flock 9; }
-    fi
-    complete "$target" || build "$cache" "$target" "$version" "$flags" 9>&-
-  fi
+  target=$(once "$key")
   touch "$target"
   printf '%s\n' "$target"
 }

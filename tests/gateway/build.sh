@@ -1,21 +1,16 @@
 #!/usr/bin/env bash
-# Where is a gateway to test against? Prints, as the last line on stdout, a directory whose bin
-# holds an Envoy and a Python with an MCP server and client. Everything said to a human goes to
-# stderr.
+# Where is a gateway to test against? Prints a directory whose bin holds an Envoy and a Python with
+# an MCP server and client.
 #
 # GATEWAY, when it is set, is the answer as it is. Otherwise the packages of requirements.txt are
-# installed, once, into a cache outside the checkout, under a name made of that list.
-# MANDATE_CACHE moves the cache.
+# installed, once, under a name made of that list.
 set -euo pipefail
 
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/once.sh
+source "$here/../once.sh"
 
-say() { printf 'gateway: %s\n' "$*" >&2; }
-die() { say "$@"; exit 1; }
-
-sha256() {
-  if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi
-}
+what=gateway
 
 complete() { [[ -x $1/bin/python && -x $1/envoy ]]; }
 
@@ -47,18 +42,7 @@ main() {
     printf '%s\n' "$GATEWAY"
     return
   fi
-  local cache=${MANDATE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mandate} key
-  key=$(sha256 <"$here/requirements.txt")
-  local target=$cache/gateway-${key:0:12}
-  if ! complete "$target"; then
-    mkdir -p "$cache"
-    if command -v flock >/dev/null; then
-      exec 9>"$cache/gateway.lock"
-      flock -n 9 || { say "another run is installing it; waiting"; flock 9; }
-    fi
-    complete "$target" || build "$target" 9>&-
-  fi
-  printf '%s\n' "$target"
+  once "$(sha256 <"$here/requirements.txt" | cut -c1-12)"
 }
 
 main "$@"

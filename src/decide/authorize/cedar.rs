@@ -207,6 +207,13 @@ impl Looks {
         self.includes(Attribute::SubjectProperties) || self.includes(Attribute::ResourceProperties)
     }
 
+    /// Whether of the context it looks at no more than whose scope it is and the class of the data.
+    #[must_use]
+    pub fn at_class_alone(self) -> bool {
+        let alone = [Attribute::Namespace, Attribute::Scope, Attribute::Classification];
+        self.0 & !alone.into_iter().fold(0, |all, attribute| all | attribute.bit().0) == 0
+    }
+
     fn includes(self, attribute: Attribute) -> bool {
         self.0 & attribute.bit().0 != 0
     }

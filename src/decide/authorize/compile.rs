@@ -6,7 +6,7 @@
 //! the forbid holds.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use cedar_policy::pst::BinaryOp;
 use cedar_policy::{Policy, PolicySet};
@@ -14,11 +14,11 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use super::cedar::{self, Head, Kind, Looks, Node};
+use super::cedar::{self, Facts, Head, Kind, Looks, Node};
 use super::history::{History, Limit};
 use crate::api::{
-    ActionMatch, ActionRule, ApprovalDemand, Bound, CountedBy, Effect, Guardrails, HistoryCondition, Limits, Mode, Pattern,
-    TaskScopeSpec, TimeWindow, ToolGrant, Weekday,
+    ActionMatch, ActionRule, ApprovalDemand, Bound, Classification, CountedBy, Effect, Guardrails, HistoryCondition, Limits,
+    Mode, Pattern, TaskScopeSpec, TimeWindow, ToolGrant, Weekday,
 };
 
 /// Largest depth and size of an expert's expression, in characters.
@@ -129,6 +129,17 @@ pub struct Slice {
     pub looks: Looks,
     /// Whether an answer may change with what was done before.
     pub looks_at_history: bool,
+    /// What was answered before, where that can be used again.
+    answered: Option<Answered>,
+}
+
+/// The answers of a scope's permits of one tool that look at the class of the data alone: Cedar is
+/// asked once for each class.
+#[derive(Clone, Debug)]
+struct Answered {
+    namespace: String,
+    scope: String,
+    by_class: [OnceLock<Vec<Arc<str>>>; Classification::ALL.len()],
 }
 
 /// Where an object stands, for the ids and for short names.
@@ -546,8 +557,13 @@ fn grants(namespace: &str, name: &str, tools: &[ToolGrant], limits: Limits) -> R
     };
     for (key, policies) in permits {
         let looks = policies.iter().fold(Looks::default(), |all, (_, looks)| all.and(*looks));
+        let answered = looks.at_class_alone().then(|| Answered {
+            namespace: namespace.to_owned(),
+            scope: name.to_owned(),
+            by_class: Default::default(),
+        });
         match cedar::set(policies.into_iter().map(|(policy, _)| policy)) {
-            Ok(set) => _ = compiled.tools.insert(key, Slice { set, looks, ..Slice::default() }),
+            Ok(set) => _ = compiled.tools.insert(key, Slice { set, looks, answered, ..Slice::default() }),
             Err(message) => problems.push(Problem { at: "spec.tools".to_owned(), message }),
         }
     }
@@ -642,6 +658,25 @@ impl Slice {
         let set = cedar::set(rules.values().map(|rule| rule.forbid.clone()))?;
         let looks = rules.values().fold(Looks::default(), |all, rule| all.and(rule.looks));
         let looks_at_history = rules.values().any(|rule| rule.looks_at_history || rule.calls.is_some());
-        Ok(Self { set, rules, looks, looks_at_history })
+        Ok(Self { set, rules, looks, looks_at_history, answered: None })
+    }
+
+    /// The permits that hold, where that was asked before of an action that is alike to them.
+    #[must_use]
+    pub fn answered(&self, facts: &Facts) -> Option<&[Arc<str>]> {
+        self.place(facts)?.get().map(Vec::as_slice)
+    }
+
+    /// Keeps an answer for actions that are alike.
+    pub fn keep(&self, facts: &Facts, held: &[Arc<str>]) {
+        if let Some(place) = self.place(facts) {
+            let _ = place.get_or_init(|| held.to_vec());
+        }
+    }
+
+    fn place(&self, facts: &Facts) -> Option<&OnceLock<Vec<Arc<str>>>> {
+        let Answered { namespace, scope, by_class } = self.answered.as_ref()?;
+        let is_of_it = facts.namespace == namespace && facts.scope == scope;
+        by_class.get(usize::try_from(facts.classification).ok().filter(|_| is_of_it)?)
     }
 }

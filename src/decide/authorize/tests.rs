@@ -273,6 +273,21 @@ fn the_classification_of_a_resource_counts_for_the_call() {
 }
 
 #[test]
+fn an_answer_is_used_again_for_the_same_scope_and_class_of_data_alone() {
+    let mut scene = scene("{}");
+    let mut outcome = |resource| scene.action("ledger/post", &json!({"amount": 1}), |action| action.resource = resource).outcome;
+    for _ in 0..3 {
+        assert_eq!((outcome(None), outcome(Some("ledger/payroll-10"))), (Outcome::Permit, Outcome::Deny));
+    }
+    let tools: Vec<crate::api::ToolGrant> = spec(&json!([{"server": "ledger", "names": ["search"]}]));
+    let of = |scope| Some(Arc::new(compile::granted_at_start("finance", scope, &tools).unwrap()));
+    for (scope, outcome) in [("reconcile", Outcome::Permit), ("another", Outcome::Deny)] {
+        scene.subject.granted = of(scope);
+        assert_eq!([0; 3].map(|_| scene.call("ledger/search", &json!({})).outcome), [outcome; 3], "{scope}");
+    }
+}
+
+#[test]
 fn request_and_arguments_must_name_one_resource() {
     let mut scene = scene("{}");
     let arguments = json!({"path": "ledger/2026-10", "rows": 1});
