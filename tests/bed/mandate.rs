@@ -283,7 +283,8 @@ async fn webhook(bed: &Bed, guarded: &[String], port: u16, admin: u16, by: &[&st
     command.extend([path(&binary)?, "run", "webhook", "--namespace", NAMESPACE, "--listen", &listen, "--admin", &admin]);
     command.extend(["--kubeconfig", path(&kubeconfig)?]);
     guarded.iter().for_each(|namespace| command.extend(["--guard", namespace]));
-    bed.process("webhook", command[0], &command[1..], &[("MANDATE_LOG", "info,mandate=debug")])
+    // The second is the chart's.
+    bed.process("webhook", command[0], &command[1..], &[("MANDATE_LOG", "info,mandate=debug"), ("MIMALLOC_PURGE_DELAY", "0")])
 }
 
 fn path(path: &Path) -> Result<&str> {

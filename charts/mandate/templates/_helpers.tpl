@@ -146,14 +146,19 @@ readinessProbe:
   httpGet: {path: /readyz, port: admin}
   periodSeconds: 5
   failureThreshold: 1
-{{- include "mandate.telemetry" . }}
+{{- if or .variables .Values.telemetry.otlp.endpoint }}
+env:
+  {{- range $name, $value := .variables }}
+  - {name: {{ $name }}, value: {{ $value | quote }}}
+  {{- end }}
+  {{- include "mandate.telemetry" . }}
+{{- end }}
 {{- end -}}
 
 {{/* Where traces and metrics go: OpenTelemetry's own variables. */}}
 {{- define "mandate.telemetry" -}}
 {{- with .Values.telemetry.otlp }}
 {{- if .endpoint }}
-env:
   - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
   {{- if not (has "traces" .signals) }}
   - {name: OTEL_TRACES_EXPORTER, value: none}
