@@ -29,9 +29,8 @@ main() {
     command -v "$HELM" || die "HELM is $HELM, which cannot be run"
     return
   fi
-  local target
-  target=$(once "$version")
-  printf '%s\n' "$target/helm"
+  once "$version"
+  printf '%s\n' "$found/helm"
 }
 
 main "$@"

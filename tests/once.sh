@@ -14,8 +14,8 @@ sha256() {
   if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi
 }
 
-# Prints the directory of a version, a word that changes with all that goes into it: what is there
-# is never stale. Built where it is missing.
+# Sets `found` to the directory of a version, a word that changes with all that goes into it: what is
+# there is never stale. Built where it is missing. Not in a subshell, which a signal would leave alone.
 once() {
   local target=$cache/$what-$1
   if ! complete "$target"; then
@@ -28,7 +28,7 @@ once() {
     fi
     complete "$target" || build "$target" 9>&-
   fi
-  printf '%s\n' "$target"
+  found=$target
 }
 
 # Runs a command with a directory that it fills and that bears its name only when it is whole. What it

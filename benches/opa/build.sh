@@ -19,10 +19,10 @@ build() {
 }
 
 main() {
-  local key target
+  local key
   key=$(cat "$here"/go.mod "$here"/go.sum "$here"/*.go | sha256 | cut -c1-12)
-  target=$(once "$key")
-  printf '%s\n' "$target/opa"
+  once "$key"
+  printf '%s\n' "$found/opa"
 }
 
 main "$@"

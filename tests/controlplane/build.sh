@@ -70,14 +70,14 @@ build() {
 main() {
   given && return
 
-  local version flags key target
+  local version flags key
   version=$(kubernetes_version)
   [[ $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+ ]] || die "go.mod names no k8s.io/kubernetes version"
   flags=$(ldflags "$version")
   key=$({ cat "$here/go.mod" "$here/go.sum" "$here/main.go"; printf '%s' "$flags"; } | sha256 | cut -c1-12)
-  target=$(once "$key")
-  touch "$target"
-  printf '%s\n' "$target"
+  once "$key"
+  touch "$found"
+  printf '%s\n' "$found"
 }
 
 main "$@"

@@ -43,6 +43,7 @@ main() {
     return
   fi
   once "$(sha256 <"$here/requirements.txt" | cut -c1-12)"
+  printf '%s\n' "$found"
 }
 
 main "$@"
