@@ -205,8 +205,7 @@ impl Sender {
             authorities: Some(self.authorities.clone()),
             bodies,
             http2: load.http2,
-            connections: if load.http2 { 1 } else { AT_ONCE },
-            streams: if load.http2 { AT_ONCE } else { 1 },
+            at_once: AT_ONCE,
             rate: load.rate,
             reviews: load.reviews,
         };

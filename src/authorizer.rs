@@ -23,7 +23,8 @@ pub mod trust;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::ops::DerefMut;
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -32,7 +33,7 @@ use serde_json::{Value, json};
 
 use crate::audit::{self, AuditError, Body, Entry, Kind, Log};
 use crate::clock::Clock;
-use crate::decide::authorize::history::{Outcome as Reported, RESERVED_FOR};
+use crate::decide::authorize::history::{History, Outcome as Reported, RESERVED_FOR};
 use crate::decide::authorize::{
     Action, Ancestor, Code, Decision, Histories, LookedAt, Outcome, Reason, Reservation, Risk, Snapshot, authorize,
 };
@@ -212,25 +213,32 @@ impl Authorizer {
     /// Whether a task would be permitted. Nothing is counted or recorded.
     #[must_use]
     pub fn would(&self, snapshot: &Snapshot, acting: &Acting, action: &Action) -> bool {
-        let Acting { task, subject, above } = acting;
-        let mut above: Vec<_> = above.iter().map(|above| (above.subject(), above.history().clone())).collect();
-        let (mut of_task, mut of_agent) = (task.history().clone(), task.agent_history().clone());
-        let above = above.iter_mut().map(|(subject, history)| Ancestor { subject, history }).collect();
-        let mut histories = Histories { task: &mut of_task, agent: &mut of_agent, above };
-        let now = self.clock.now();
-        authorize(snapshot, self.state.known_at(), subject, action, &mut histories, now).outcome == Outcome::Permit
+        let copy = |history: MutexGuard<'_, History>| Box::new(history.clone());
+        self.weigh(snapshot, acting, action, self.clock.now(), copy).outcome == Outcome::Permit
     }
 
     fn judge(&self, snapshot: &Snapshot, acting: &Acting, question: &Question, now: Timestamp) -> Decision {
         // Always held first, and settled once the answer is recorded: what could not be recorded
         // was never done.
         let action = Action { reports_outcome: true, ..question.action.clone() };
+        self.weigh(snapshot, acting, &action, now, |history| history)
+    }
+
+    /// Decides by the histories themselves, or by what is made of each.
+    fn weigh<'a, H: DerefMut<Target = History>>(
+        &self,
+        snapshot: &Snapshot,
+        acting: &'a Acting,
+        action: &Action,
+        now: Timestamp,
+        of: impl Fn(MutexGuard<'a, History>) -> H,
+    ) -> Decision {
         let Acting { task, subject, above } = acting;
-        let mut above: Vec<_> = above.iter().map(|above| (above.subject(), above.history())).collect();
-        let (mut of_task, mut of_agent) = (task.history(), task.agent_history());
+        let mut above: Vec<_> = above.iter().map(|above| (above.subject(), of(above.history()))).collect();
+        let (mut of_task, mut of_agent) = (of(task.history()), of(task.agent_history()));
         let above = above.iter_mut().map(|(subject, history)| Ancestor { subject, history }).collect();
         let mut histories = Histories { task: &mut of_task, agent: &mut of_agent, above };
-        authorize(snapshot, self.state.known_at(), subject, &action, &mut histories, now)
+        authorize(snapshot, self.state.known_at(), subject, action, &mut histories, now)
     }
 
     /// Takes in how an action ended that was permitted to an asker who reports outcomes. False

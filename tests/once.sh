@@ -10,8 +10,9 @@ cache=${MANDATE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mandate}
 say() { printf '%s: %s\n' "$what" "$*" >&2; }
 die() { say "$@"; exit 1; }
 
-sha256() {
-  if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi
+# A version of what is read: the first digits of its SHA-256.
+version_of() {
+  if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -c1-12
 }
 
 # Sets `found` to the directory of a version, a word that changes with all that goes into it: what is

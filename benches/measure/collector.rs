@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use axum::Router;
@@ -13,6 +14,9 @@ use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tonic::{Request, Response, Status};
+
+/// Spans go off up to five seconds after their decisions.
+const LOST_AFTER: Duration = Duration::from_secs(10);
 
 pub struct Collector {
     pub url: String,
@@ -40,9 +44,16 @@ impl Collector {
         Ok(Self { url, spans, _end: end, _runtime: runtime })
     }
 
-    /// Spans that came so far.
-    pub fn spans(&self) -> usize {
-        self.spans.load(Ordering::Relaxed)
+    /// Spans that came so far: when as many came as were sent, or when what is missing must be lost.
+    pub fn spans(&self, sent: usize) -> usize {
+        let start = Instant::now();
+        loop {
+            let came = self.spans.load(Ordering::Relaxed);
+            if came >= sent || start.elapsed() > LOST_AFTER {
+                return came;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

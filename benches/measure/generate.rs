@@ -44,10 +44,8 @@ pub struct Order {
     pub bodies: Vec<Vec<u8>>,
     /// HTTP/2, or HTTP/1.1.
     pub http2: bool,
-    /// Connections.
-    pub connections: usize,
-    /// Reviews under way on each connection; 1 on HTTP/1.1.
-    pub streams: usize,
+    /// Most reviews under way at once: on one connection of HTTP/2, or on as many of HTTP/1.1.
+    pub at_once: usize,
     /// Reviews a second; none means as fast as they are answered.
     pub rate: Option<u32>,
     /// Reviews in all.
@@ -173,9 +171,10 @@ fn tls(authorities: &str, http2: bool) -> Result<TlsConnector> {
 async fn send(order: Order) -> Result<Sent> {
     let tls = order.authorities.as_deref().map(|authorities| tls(authorities, order.http2)).transpose()?;
     let mut ways = vec![];
-    for _ in 0..order.connections {
+    let (connections, streams) = if order.http2 { (1, order.at_once) } else { (order.at_once, 1) };
+    for _ in 0..connections {
         let connection = Connection::open(&order, tls.as_ref()).await?;
-        ways.extend((1..order.streams).filter_map(|_| connection.again()));
+        ways.extend((1..streams).filter_map(|_| connection.again()));
         ways.push(connection);
     }
     let bodies: Vec<Bytes> = order.bodies.iter().cloned().map(Bytes::from).collect();

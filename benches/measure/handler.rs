@@ -95,7 +95,8 @@ impl Handler {
     }
 
     /// Times over loopback: a gateway's questions come from a second process, by gRPC without TLS, as
-    /// they do in one pod. As with the authorizer itself, this process has the first core alone meanwhile. Seen here, from the whole request to the whole answer.
+    /// they do in one pod. As with the authorizer itself, this process has the first core alone
+    /// meanwhile. Seen here, from the whole request to the whole answer.
     pub fn over_grpc(&self, place: &Place, ask: Ask, rate: u32) -> Result<Times> {
         let seen = Arc::new(Mutex::new(vec![]));
         let timed = self.recorded.clone().layer(axum::middleware::from_fn_with_state(seen.clone(), timed));

@@ -170,8 +170,7 @@ impl Load {
             authorities,
             bodies,
             http2: self.http2,
-            connections: if self.http2 { 1 } else { AT_ONCE },
-            streams: if self.http2 { AT_ONCE } else { 1 },
+            at_once: AT_ONCE,
             rate: self.rate,
             reviews: self.questions,
         }
@@ -222,6 +221,8 @@ pub struct Point<'a> {
     gateway: u16,
     pub manifests: PathBuf,
     is_opa: bool,
+    /// Questions that it was asked before it is measured.
+    pub warmed: usize,
 }
 
 impl<'a> Point<'a> {
@@ -256,19 +257,20 @@ impl<'a> Point<'a> {
         command.envs(collector.map(|url| ("OTEL_EXPORTER_OTLP_ENDPOINT", url)));
         command.env("KUBECONFIG", "no-kubeconfig-was-given").env("MANDATE_LOG", "warn").stdout(Stdio::null());
         let process = command.spawn().context("start the authorizer")?;
-        let point = Self { place, process, port, gateway, manifests, is_opa: false };
-        point.answers()?;
+        let mut point = Self { place, process, port, gateway, manifests, is_opa: false, warmed: 0 };
+        point.warmed = point.answers()?;
         Ok(point)
     }
 
     /// OPA's server, when it answers.
     pub fn of_opa(place: &'a Place, process: Child, port: u16) -> Result<Self> {
-        let point = Self { place, process, port, gateway: 0, manifests: PathBuf::new(), is_opa: true };
-        point.answers()?;
+        let mut point = Self { place, process, port, gateway: 0, manifests: PathBuf::new(), is_opa: true, warmed: 0 };
+        point.warmed = point.answers()?;
         Ok(point)
     }
 
-    fn answers(&self) -> Result<()> {
+    /// Waits until it answers, and says how much it was asked meanwhile.
+    fn answers(&self) -> Result<usize> {
         let start = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             ensure!(start.elapsed() < READY, "nobody listens on port {} after {READY:?}", self.port);
@@ -276,7 +278,7 @@ impl<'a> Point<'a> {
         }
         // Caches fill, and the first certificate is read.
         std::thread::sleep(Duration::from_millis(500));
-        self.send(Load { questions: sized(5_000, 500), ..Load::over_http1(Ask::Search) }).map(|_| ())
+        self.send(Load { questions: sized(5_000, 500), ..Load::over_http1(Ask::Search) }).map(|seen| seen.sent.reviews)
     }
 
     pub fn pid(&self) -> u32 {

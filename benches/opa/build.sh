@@ -20,7 +20,7 @@ build() {
 
 main() {
   local key
-  key=$(cat "$here"/go.mod "$here"/go.sum "$here"/*.go | sha256 | cut -c1-12)
+  key=$(cat "$here"/go.mod "$here"/go.sum "$here"/*.go | version_of)
   once "$key"
   printf '%s\n' "$found/opa"
 }

@@ -71,11 +71,12 @@ impl Filter {
         let Self { since, until, id, keys, denied } = self;
         let row = &found.row;
         let wanted = keys.texts().into_iter().zip(row.keys());
+        let [.., outcome, _, _] = row.keys();
         since.is_none_or(|since| *row.at() >= *time(since))
             && until.is_none_or(|until| *row.at() < *time(until))
             && id.as_ref().is_none_or(|id| row.id() == id)
             && wanted.into_iter().all(|(wanted, is)| wanted.is_none() || wanted == is)
-            && (!denied || (row.kind() == Kind::Decision.as_str() && row.keys()[5].is_some_and(|is| is != "permit")))
+            && (!denied || (row.kind() == Kind::Decision.as_str() && outcome.is_some_and(|is| is != "permit")))
     }
 }
 

@@ -654,11 +654,9 @@ impl<'a> View<'a> {
         let asked = self.rules.iter().copied().chain(self.permits).chain(self.before.flatten());
         let looks = asked.filter(|slice| slice.answered(facts).is_none()).map(|slice| slice.looks).reduce(Looks::and);
         let words = looks.map(|looks| Words::of(looks, facts, values, action)).transpose().map_err(cannot)?;
-        let permitted = |permits: &Slice| match (permits.answered(facts), &words) {
-            (Some(held), _) => Ok(held.to_vec()),
-            (None, Some(words)) => words.ask(permits).inspect(|held| permits.keep(facts, held)),
-            // INVARIANT: where one has not been answered there are words to ask it with.
-            (None, None) => Ok(vec![]),
+        let permitted = |permits: &Slice| match permits.answered(facts) {
+            Some(held) => Ok(held.to_vec()),
+            None => ask(words.as_ref(), permits).inspect(|held| permits.keep(facts, held)),
         };
         let granted = self.permits.map(permitted).transpose()?.unwrap_or_default();
         if granted.is_empty() && !server.is_kubernetes {
@@ -689,10 +687,8 @@ impl Asking<'_> {
     /// The rules that hold for the task of this view. `place`: where it stands above the one that
     /// acts.
     fn rules(&self, found: &mut Found, past: &Seen, place: Option<usize>, now: Timestamp) -> Result<(), Box<No>> {
-        // INVARIANT: where there is a rule there are words to ask it with.
-        let unasked = || no(Code::EvaluationError, None, "a rule was not asked", "report this to the authors of Mandate");
         for slice in &self.view.rules {
-            for id in self.words.as_ref().ok_or_else(unasked)?.ask(slice)? {
+            for id in ask(self.words.as_ref(), slice)? {
                 if let Some(rule) = slice.rules.get(&id) {
                     found.take(rule, past, place, now);
                 }
@@ -758,23 +754,26 @@ impl Words {
     fn of(looks: Looks, facts: &cedar::Facts, values: &Values, action: &Action) -> Result<Self, String> {
         Ok(Self { request: facts.request(looks)?, entities: entities(looks, values, action)? })
     }
+}
 
-    /// The ids of the policies of a slice that hold.
-    fn ask(&self, slice: &Slice) -> Result<Vec<Arc<str>>, Box<No>> {
-        let response = AUTHORIZER.is_authorized(&self.request, &slice.set, &self.entities);
-        let failed: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
-        if !failed.is_empty() {
-            return Err(no(
-                Code::EvaluationError,
-                None,
-                format!("a policy could not be evaluated, and what cannot be evaluated denies: {}", failed.join("; ")),
-                "the owner of the policy must make it hold for every action it can meet",
-            ));
-        }
-        let mut held: Vec<Arc<str>> = response.diagnostics().reason().map(|id| cedar::id(id).into()).collect();
-        held.sort();
-        Ok(held)
+/// The ids of the policies of a slice that hold.
+fn ask(words: Option<&Words>, slice: &Slice) -> Result<Vec<Arc<str>>, Box<No>> {
+    let failed = |message: String, help: &str| no(Code::EvaluationError, None, message, help);
+    // INVARIANT: where a slice has to be asked there are words to ask it with.
+    let Some(Words { request, entities }) = words else {
+        return Err(failed("a rule was not asked".to_owned(), "report this to the authors of Mandate"));
+    };
+    let response = AUTHORIZER.is_authorized(request, &slice.set, entities);
+    let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+    if !errors.is_empty() {
+        return Err(failed(
+            format!("a policy could not be evaluated, and what cannot be evaluated denies: {}", errors.join("; ")),
+            "the owner of the policy must make it hold for every action it can meet",
+        ));
     }
+    let mut held: Vec<Arc<str>> = response.diagnostics().reason().map(|id| cedar::id(id).into()).collect();
+    held.sort();
+    Ok(held)
 }
 
 fn fresh(snapshot: &Snapshot, known_at: Timestamp, now: Timestamp) -> Result<(), Box<No>> {

@@ -74,7 +74,7 @@ main() {
   version=$(kubernetes_version)
   [[ $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+ ]] || die "go.mod names no k8s.io/kubernetes version"
   flags=$(ldflags "$version")
-  key=$({ cat "$here/go.mod" "$here/go.sum" "$here/main.go"; printf '%s' "$flags"; } | sha256 | cut -c1-12)
+  key=$({ cat "$here/go.mod" "$here/go.sum" "$here/main.go"; printf '%s' "$flags"; } | version_of)
   once "$key"
   touch "$found"
   printf '%s\n' "$found"

@@ -42,7 +42,7 @@ main() {
     printf '%s\n' "$GATEWAY"
     return
   fi
-  once "$(sha256 <"$here/requirements.txt" | cut -c1-12)"
+  once "$(version_of <"$here/requirements.txt")"
   printf '%s\n' "$found"
 }
 
